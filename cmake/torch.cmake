@@ -108,6 +108,7 @@ endif()
 
 set(torch_kind "CPU")
 if(torch_cuda_LIBRARY AND c10_cuda_LIBRARY)
+  list(APPEND MEDXAI_TORCH_DEFINITIONS MEDXAI_TORCH_CUDA=1)
   list(APPEND MEDXAI_TORCH_LIBRARIES "${torch_cuda_LIBRARY}" "${c10_cuda_LIBRARY}")
   file(GLOB torch_cuda_wheels "${torch_prefix}/../nvidia/cu*/include" "${torch_prefix}/../nvidia/cuda_*/include")
   set(torch_cuda_hints ${torch_cuda_wheels} $ENV{CUDA_HOME}/include /usr/local/cuda/include)

@@ -78,6 +78,21 @@ local function kind_of(rule)
   return table.concat(words, "|")
 end
 
+-- A field and what is said of it; in lines of their own above it where one line would have more than 120 columns, as
+-- language servers read them.
+local function put_field(lines, field, said)
+  if utf8.len(field) + 1 + utf8.len(said) <= 120 then
+    lines[#lines + 1] = said == "" and field or field .. " " .. said
+    return
+  end
+  local line = "---"
+  for word in said:gmatch "%S+" do
+    if utf8.len(line) + 1 + utf8.len(word) > 120 then lines[#lines + 1], line = line, "---" end
+    line = line .. " " .. word
+  end
+  lines[#lines + 1], lines[#lines + 2] = line, field
+end
+
 local function class(lines, name, spec, first)
   if names_taken[name] then return end
   names_taken[name], names_of_specs[spec] = true, names_of_specs[spec] or name
@@ -93,8 +108,8 @@ local function class(lines, name, spec, first)
   for _, key in ipairs(reference.names(spec)) do
     local rule = spec[key]
     local facts = table.concat(reference.facts_of(key, rule), ", ")
-    lines[#lines + 1] = ("---@field %s%s %s %s%s"):format(key, rule.required and "" or "?", kind_of(rule),
-      rule.doc or "", facts ~= "" and " (" .. facts .. ")" or "")
+    put_field(lines, ("---@field %s%s %s"):format(key, rule.required and "" or "?", kind_of(rule)),
+      (rule.doc or "") .. (facts ~= "" and " (" .. facts .. ")" or ""))
   end
 end
 

@@ -1,6 +1,7 @@
 -- The audit where the truth is known. In the first phantoms lesions lie in the lungs: without the lungs nothing is
 -- told, and no input without lungs may be found. In the second ones lesions are invisible and a lead letter tells the
--- class: inputs that show the letter must be found, and hiding it must change the answers.
+-- class: inputs that show the letter must be found, hiding it must change the answers, and Grad-CAM must lie on it
+-- (more of its energy than of another patient's map).
 local xai = require "medxai"
 
 local inputs = { "whole", "lungs_raw", "outside", "border", "shape" }

@@ -12,15 +12,24 @@ const char *core_error_full(void) { return full_text ? full_text() : NULL; }
 
 typedef void attach_function(volatile sig_atomic_t *interrupted, const char *volatile *running_op);
 
-/* OpenMP and BLAS read the number of threads from the environment; this sets it for a libtorch with a thread pool of
- * its own. The core's table is on top. */
-static void set_threads(lua_State *L) {
-  if (lua_getfield(L, -1, "device") == LUA_TTABLE) {
-    lua_getfield(L, -1, "set_threads");
-    lua_pushinteger(L, the_host.threads);
+/* Calls device.NAME, whose argument is on top of the core's table. */
+static void call_device(lua_State *L, const char *name) {
+  if (lua_getfield(L, -2, "device") == LUA_TTABLE) {
+    lua_getfield(L, -1, name);
+    lua_pushvalue(L, -3);
     lua_call(L, 1, 0);
   }
-  lua_pop(L, 1);
+  lua_pop(L, 2);
+}
+
+/* OpenMP and BLAS read the number of threads from the environment; this sets it for a libtorch with a thread pool of
+ * its own. --device is taken here, too. The core's table is on top. */
+static void set_threads_and_device(lua_State *L) {
+  lua_pushinteger(L, the_host.threads);
+  call_device(L, "set_threads");
+  if (!the_host.options.device || the_host.options.command) return; /* a command computes nothing */
+  lua_pushstring(L, the_host.options.device);
+  call_device(L, "use");
 }
 
 int core_open(lua_State *L) {
@@ -47,6 +56,6 @@ int core_open(lua_State *L) {
   attach(&signals_caught, &core_running_op);
   lua_pushcfunction(L, opener);
   lua_call(L, 0, 1);
-  set_threads(L);
+  set_threads_and_device(L);
   return 1;
 }

@@ -21,7 +21,7 @@ typedef struct host_options {
   const char *code; /* -e */
   const char *device, *out;
   bool command;     /* file names one of the program's own commands: scripts/medxai/command/<file>.lua */
-  bool interactive, trace, smoke, resume, overwrite, quiet, verbose, help, version, has_seed;
+  bool interactive, trace, profile, smoke, resume, overwrite, quiet, verbose, help, version, has_seed;
   int threads; /* 0: not given */
   int devices, restarts; /* processes that train together; 0: not given */
   long long seed;
@@ -48,7 +48,7 @@ char *path_folder(const char *path); /* "." where it names none; caller frees */
 
 /* ---- threads.c ---- */
 int threads_available(const char *root); /* physical cores this process may use; root: "" or a test's copy of / */
-void threads_set_environment(int n);     /* for OpenMP, OpenBLAS and MKL: before libtorch is opened */
+void threads_set_environment(int n);     /* for OpenMP, BLAS and cuBLAS: before libtorch is opened */
 
 /* ---- devices.c ---- */
 bool devices_run(host_options *o, int *code); /* --devices N: true in each of the N processes */

@@ -45,8 +45,21 @@ static int refuse_unused_fields(lua_State *L) {
   return 0;
 }
 
+/* A GPU that is not here is told before the experiment reads anything. */
+static int open_device(lua_State *L) {
+  lua_getglobal(L, "require");
+  lua_pushliteral(L, "medxai.core");
+  lua_call(L, 1, 0);
+  return 0;
+}
+
 static int run(lua_State *L, const host_options *o) {
   lua_pushcfunction(L, report_handler);
+  if (o->device && strcmp(o->device, "cpu") != 0 && !o->command) {
+    lua_pushcfunction(L, open_device);
+    int status = lua_pcall(L, 0, 0, 1);
+    if (status != LUA_OK) return report_failure(L, status);
+  }
   int code = load(L, o);
   if (code != EXIT_DONE) return code;
   int status = LUA_ERRRUN;

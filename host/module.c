@@ -120,6 +120,7 @@ static void push_options(lua_State *L, const host_options *o) {
   if (o->devices) set_integer(L, "devices", o->devices);
   set_boolean(L, "smoke", o->smoke);
   set_boolean(L, "trace", o->trace);
+  set_boolean(L, "profile", o->profile);
   set_boolean(L, "resume", o->resume);
   set_boolean(L, "overwrite", o->overwrite);
   set_boolean(L, "quiet", o->quiet);

@@ -18,6 +18,7 @@ enum {
   O_OUT,
   O_SEED,
   O_TRACE,
+  O_PROFILE,
   O_SMOKE,
   O_RESUME,
   O_OVERWRITE,
@@ -35,6 +36,7 @@ static const struct option known[] = {
   { "out",       required_argument, NULL, O_OUT },
   { "seed",      required_argument, NULL, O_SEED },
   { "trace",     no_argument,       NULL, O_TRACE },
+  { "profile",   no_argument,       NULL, O_PROFILE },
   { "smoke",     no_argument,       NULL, O_SMOKE },
   { "resume",    no_argument,       NULL, O_RESUME },
   { "overwrite", no_argument,       NULL, O_OVERWRITE },
@@ -63,6 +65,7 @@ void options_help(void) {
     "  --resume        go on, also to more epochs          --overwrite     start a run over\n"
     "  --quiet         no progress                         --verbose       more of it\n"
     "  --trace         with an error, the library's lines and libtorch's own text\n"
+    "  --profile       before each training, where the time of its steps goes: nodes and operators\n"
     "  --help  --version\n"
     "\n"
     "Options may also follow FILE. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated.\n"
@@ -121,6 +124,7 @@ static bool apply(host_options *o, int option, const char *value) {
       o->out = value;
       return true;
     case O_TRACE:     o->trace = true;     return true;
+    case O_PROFILE:   o->profile = true;   return true;
     case O_SMOKE:     o->smoke = true;     return true;
     case O_RESUME:    o->resume = true;    return true;
     case O_OVERWRITE: o->overwrite = true; return true;

@@ -7,6 +7,7 @@
 
 int luaopen_medxai_file(lua_State *L); /* l_file.c */
 int luaopen_medxai_archive(lua_State *L); /* l_archive.c */
+int luaopen_medxai_dicom(lua_State *L); /* l_dicom.c */
 
 static void seed_random(lua_State *L, long long seed) { /* the library seeds again when the experiment names its seed */
   lua_getglobal(L, "math");
@@ -63,6 +64,7 @@ void state_fill(lua_State *L) {
   preload(L, "medxai.host", module_open);
   preload(L, "medxai.file", luaopen_medxai_file);
   preload(L, "medxai.archive", luaopen_medxai_archive);
+  preload(L, "medxai.dicom", luaopen_medxai_dicom);
   set_arguments(L, &the_host.options);
   seed_random(L, the_host.options.has_seed ? the_host.options.seed : HOST_DEFAULT_SEED);
   lua_getglobal(L, "require");

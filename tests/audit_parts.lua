@@ -216,8 +216,10 @@ t.test("a network whose features predict the source within a class is found; shu
   local order = stream "sources":permutation(90):tolist()
   local unknown = rows(function(i) return order[i] < 45 and "A" or "B" end) -- nothing in the pictures
   for _, r in ipairs(unknown) do t.equal(r.verdict.verdict, "undecided", r.class) end
-  local few = rows(function(i) return i <= 6 and "A" or "B" end) -- two of each class
-  t.equal(few[1].verdict, { verdict = "undecided", reason = "fewer than 5 patients of a source" })
+  local function few() return rows(function(i) return i <= 6 and "A" or "B" end)[1].verdict end -- two of each class
+  t.equal(few(), { verdict = "undecided", reason = "fewer than 5 images of a source" })
+  for i, item in ipairs(data.test.items) do item.patient = "p" .. i end
+  t.equal(few().reason, "fewer than 5 patients of a source")
 end)
 
 t.test("sources per class: unknown classes, missing ones and one name for all are errors", function()
@@ -250,4 +252,31 @@ t.test("what the gate said of a method on these weights stands beside where its 
     method = "saliency", settings = "s", state = "passed", failed = {} } })
   t.equal(words "w1", { "failed", "passed" })
   t.equal(words "w2", { "not judged", "not judged" }, "other weights were not judged")
+end)
+
+t.test("maps on the letter hold all of their energy there, which their gain over other patients' maps tells", function()
+  local scope <close> = require("medxai.core").memory.scope() -- luacheck: ignore
+  local dir, store = t.tmpdir(), require "medxai.explain.store"
+  local split = require("medxai.data.readers").phantom { size_px = 32, n_train = 0, n_val = 0, n_test = 36,
+    marker = { rate = { 0, 1, 1 } } }.test -- no letter in the 12 images of the first class
+  local made_maps, base = store.open(dir), { chosen = {}, records = {}, statuses = {
+    { method = "letter", label = "letter", maps = "letter-1" },
+    { method = "flat", label = "flat", maps = "flat-1" } } }
+  for i = 1, 36 do
+    base.chosen[i] = i
+    local letter, flat = split:mask(i, "marker"):to { dtype = "float32" }, torch.ones(32, 32)
+    for k, map in ipairs { letter, flat } do
+      base.records[2 * i - 2 + k] = made_maps:add({ maps = base.statuses[k].maps, image_id = split:item(i).id,
+        status = "ok" }, map, {})
+    end
+  end
+  local rows, at = maps.rows({ dir = dir, seed = 1 }, split, base, "w"), {}
+  t.equal(#rows, 4)
+  for _, one in ipairs(rows) do at[one.method .. " " .. one.part] = one end
+  local on, flat = at["letter markers"], at["flat markers"]
+  t.equal({ on.share.n, on.share.mean, on.verdict.verdict }, { 24, 1, "better" })
+  t.ok(on.swap.mean < 0.7 and on.area.mean < 0.1, on.swap.mean) -- other letters lie in one of four corners
+  t.near(flat.share.mean, flat.area.mean, 1e-12)
+  t.equal({ flat.gain.mean, flat.verdict.verdict ~= "better" }, { 0, true })
+  t.equal({ at["letter lungs"].share.n, at["flat lungs"].share.n }, { 24, 36 }, "a map of zeros has no share")
 end)

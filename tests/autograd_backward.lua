@@ -57,6 +57,15 @@ t.test("grad gives the gradients of several outputs for several inputs and leave
     "grad: 2 gradients for 1 outputs. Give one each (torch.none for 1).")
 end)
 
+t.test("an output that is itself the input, or a leaf among others, has its own gradient", function()
+  local x = leaf(1.0, 2.0)
+  t.equal(torch.autograd.grad({ x }, { x }, { grad_outputs = { torch.tensor { 3.0, 4.0 } } })[1]:tolist(), { 3, 4 })
+  local dropped = torch.dropout(x, 0.5, false) -- in evaluation it gives its very input
+  t.equal(torch.autograd.grad(dropped, x, { grad_outputs = { torch.ones(2) } })[1]:tolist(), { 1, 1 })
+  x:backward(torch.tensor { 5.0, 6.0 })
+  t.equal(x.grad:tolist(), { 5, 6 })
+end)
+
 t.test("second derivatives", function()
   local x = leaf(2.0, -1.0)
   local g = torch.autograd.grad(x:pow(3):sum(), x, { create_graph = true })[1]

@@ -91,8 +91,10 @@ t.test("a reader beside the experiment is found by its name", function()
     "dataset: 'number.lua' returns a number (expected a function(options) "
     .. "that returns { items = ..., classes = ... }).")
   t.fails(function() return xai.dataset.my_raeder end,
-    "dataset: unknown reader 'my_raeder'. Known: covid_qu_ex, files, "
-    .. "folders, from, manifest, masked_folders, phantom. Or write it as 'my_raeder.lua' beside the experiment.")
+    "dataset: unknown reader 'my_raeder'. Known: chexpert, "
+    .. "covid19_radiography, covid_qu_ex, files, folders, from, manifest, masked_folders, mimic_cxr_jpg, "
+    .. "nih_chestxray14, padchest, phantom, rsna_pneumonia, vindr_cxr. Or write it as 'my_raeder.lua' "
+    .. "beside the experiment.")
 end)
 
 t.test("paths of a table and of a list are relative to its folder, or absolute", function()

@@ -126,7 +126,7 @@ t.test("batches before a broken image are delivered, then the image is named", f
     local loader <close> = data.test:loader { batch = 2, threads = threads }
     t.equal(loader:next().index, { 1, 2 })
     t.equal(loader:next().index, { 3, 4 })
-    local message = ("dataset: cannot read '%s' (not a PNG or JPEG). List it in skip.txt."):format(list[6])
+    local message = ("dataset: cannot read '%s' (not a PNG, JPEG or DICOM). List it in skip.txt."):format(list[6])
     t.fails(function() loader:next() end, message)
     t.fails(function() loader:next() end, message)
   end

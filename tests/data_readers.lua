@@ -98,7 +98,7 @@ end)
 t.test("a missing or empty class of the training split is an error", function()
   local dir = covid_tree()
   sh("rm '%s'/*/Train/Normal/images/*.png", dir)
-  t.fails(function() open_covid(dir) end, "dataset: class 'Normal' is empty: no PNG or JPEG in "
+  t.fails(function() open_covid(dir) end, "dataset: class 'Normal' is empty: no PNG, JPEG or DICOM in "
     .. "'Train/Normal/images' (there: nothing).")
   sh("rm -r '%s'/*/Train/Normal", dir)
   t.fails(function() open_covid(dir) end,
@@ -134,7 +134,8 @@ t.test("corrupt, empty and foreign files are named together; skip.txt leaves the
   local own = dir .. "/Lung Segmentation Data/Train/COVID-19/images/"
   t.write(own .. "covid_19.png", "not an image")
   t.write(own .. "notes.txt", "left out")
-  local one = "dataset: cannot read 'Train/COVID-19/images/covid_19.png' (not a PNG or JPEG). List it in skip.txt."
+  local one = "dataset: cannot read 'Train/COVID-19/images/covid_19.png' (not a PNG, JPEG or DICOM). List "
+      .. "it in skip.txt."
   local data = open_covid(dir)
   t.fails(function() data.train:batch { 4 } end, one)
   t.fails(function() data:check() end, one)
@@ -149,7 +150,7 @@ t.test("corrupt, empty and foreign files are named together; skip.txt leaves the
 dataset: 3 of 28 images cannot be used:
   cannot read 'Train/COVID-19/images/a.png' (the file is empty). List it in skip.txt.
   cannot read 'Train/COVID-19/images/b.png' (the PNG is truncated). List it in skip.txt.
-  cannot read 'Train/COVID-19/images/covid_19.png' (not a PNG or JPEG). List it in skip.txt.
+  cannot read 'Train/COVID-19/images/covid_19.png' (not a PNG, JPEG or DICOM). List it in skip.txt.
 Repair them, or leave them out: write these lines to skip.txt beside the data:
   Train/COVID-19/images/a.png
   Train/COVID-19/images/b.png

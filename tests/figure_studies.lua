@@ -343,7 +343,7 @@ t.test("the page shows charts as SVG and a montage as a picture, each with its t
   plot.put({ dir = dir }, function(_, form, ...) out[#out + 1] = form:format(...) end, { figures = figures })
   t.equal(#out, 3)
   t.ok(out[1]:find('src="data:image/jpeg;base64,', 1, true) and out[1]:find("own scale", 1, true))
-  t.ok(out[3]:find("<svg", 1, true) and out[3]:find("<figcaption>A &amp; B</figcaption>", 1, true))
+  t.ok(out[3]:find("<svg", 1, true) and out[3]:find("<figcaption>A &amp; B. <span", 1, true))
 end)
 
 -- ---- what the steps compute for figures -----------------------------------------------------------------------------

@@ -379,6 +379,38 @@ t.test("sensitivity by hand for an own method: same noise in all channels, clamp
   t.ok(most > 0.001 and tonumber(got[id .. "max_sensitivity@1 draws=4 radius=0.05 predictions_changed"]) <= 1)
 end)
 
+t.test("ARCC by hand for an own method: harmonic mean of coherency, brevity and twice ROAD combined", function()
+  local dir = t.tmpdir()
+  local function square(x) return (x * x):mean({ 1 }) end
+  local how = { percentiles = { 30, 60 }, removal = "mean" }
+  go(dir, { methods = { own = function(x) return square(x) end, zero = function(x) return x:select(1, 0) * 0 end },
+    images = 1, target = 0, metrics = { { "arcc", percentiles = how.percentiles, removal = how.removal },
+      { "road_combined", percentiles = how.percentiles, removal = how.removal } } }, 1)
+  local got = {}
+  for key, number in pairs(scores(dir)) do
+    local method, name = key:match "^%x+ (%a+) (.*)$"
+    local short, part = name:match "^([%a_]+)@", name:match " (%a+)$"
+    got[method .. " " .. short .. (short == "arcc" and part and not part:find "=" and " " .. part or "")] = number
+  end
+  local scope <close> = core.memory.scope() -- luacheck: ignore
+  local function shown(image)
+    local m = square(image)
+    return ((m - m:min()) / (m:max() - m:min())):to { dtype = "float64" }
+  end
+  local x = tiny.split(1):batch({ 1 }).x
+  local own = shown(x)
+  local masked = shown(x * own:to { dtype = "float32" }:view { 1, 1, 32, 32 })
+  local a, b = own - own:mean(), masked - masked:mean()
+  local coherency = ((a * b):sum():item() / (a:norm() * b:norm()):item() + 1) / 2
+  local brevity, road = 1 - own:mean():item(), math.max(0, math.min(1, 2 * tonumber(got["own road_combined"])))
+  t.near(tonumber(got["own arcc coherency"]), coherency, 1e-5)
+  t.near(tonumber(got["own arcc brevity"]), brevity, 1e-5)
+  t.near(tonumber(got["own arcc road"]), road, 1e-6)
+  t.ok(coherency < 0.999 and coherency > 0.1)
+  t.near(tonumber(got["own arcc"]), road > 0 and 3 / (1 / coherency + 1 / brevity + 1 / road) or 0, 1e-5)
+  t.equal(got["zero arcc"], "map without contrast")
+end)
+
 t.test("a map that is the same for all images is perfectly stable; a zero map has no sensitivity", function()
   local dir = t.tmpdir()
   go(dir, { methods = { "center_blob", zero = function(x) return x:select(1, 0) * 0 end }, images = 1,

@@ -103,11 +103,15 @@ t.test("a control that comes out wrong voids every verdict of that network", fun
   t.equal(gate.state(all.gradcam), "undecided")
 end)
 
-t.test("fewer than ten patients give no verdict, with the reason", function()
-  local result = judged(t.tmpdir(), { n = 8 })
-  for _, line in ipairs(result.models[1].methods) do
-    t.equal({ line.checks.weights.verdict, line.checks.weights.reason, line.state }, { "undecided",
-      "fewer than 10 patients", "undecided" })
+t.test("fewer than ten patients, or images where patients are unknown, give no verdict, with the reason", function()
+  for what, patient in pairs { patients = tostring, images = function() return "unknown" end } do
+    local result = judged(t.tmpdir(), { n = 4, patient = patient })
+    for _, line in ipairs(result.models[1].methods) do
+      t.equal({ line.checks.weights.verdict, line.checks.weights.reason, line.state }, { "undecided",
+        "fewer than 10 " .. what, "undecided" })
+    end
+    t.equal(require("medxai.score.gate_tables").controls_sentence(result.models[1]), "4 " .. what
+      .. " are too few (10 are needed): nothing here is decided, nor can the controls come out.")
   end
 end)
 
@@ -173,7 +177,7 @@ end)
 
 t.test("strangers are other patients, of the same class where there are any, keyed by the seed", function()
   local images = {}
-  for i = 1, 12 do images[i] = { id = "i" .. i, patient = "p" .. (i + 1) // 2, label = i % 3 } end
+  for i = 1, 12 do images[i] = { id = "i" .. i, patient = "p" .. (i + 3) // 4, label = i % 3 } end -- 1, 4: both alike
   images[13] = { id = "i13", patient = "p13", label = 9 } -- alone in its class
   local list = gate.strangers(images, 42, 5)
   for i, others in ipairs(list) do
@@ -526,8 +530,8 @@ t.test("the report has the gate's sentences and tables: methods first, controls 
       if not line.baseline then count[line.state] = count[line.state] + 1 end
     end
   end
-  t.equal(result.sentences[1], ("Of 2 methods and networks %d passed the gate, %d failed, %d %s undecided."):format(
-    count.passed, count.failed, count.undecided, count.undecided == 1 and "is" or "are"))
+  t.equal(result.sentences[1], ("Of 2 pairs of a method and a network %d passed the gate, %d failed, %d %s "
+    .. "undecided."):format(count.passed, count.failed, count.undecided, count.undecided == 1 and "is" or "are"))
   t.equal(#result.sentences, count.failed > 0 and 2 or 1)
   t.equal({ #result.tables, result.tables[1].title, result.tables[1].columns[2], result.tables[1].rows[2][2] }, { 4,
     "Gate of a, 12 images", "gate",

@@ -346,3 +346,27 @@ t.test("2,000 training steps leave memory flat", function()
   t.equal(after.live_bytes, before.live_bytes)
   t.ok(collectgarbage "count" - lua < 64, "Lua's own memory grew by " .. collectgarbage "count" - lua .. " KiB")
 end)
+
+t.test("a profile gives each node its own seconds, forward and backward, and leaves the model as it was", function()
+  local model <close> = graph.network { name = "timed", classes = 2, seed = 1, size_px = 32, build = function(g, x)
+    x = g:relu(nil, g:batch_norm2d("norm", g:conv2d("first", x, { 3, 8, 3, padding = 1 }), 8))
+    x = g:func("heavy", function(v)
+      for _ = 1, 40 do v = v:sin():exp():tanh() end
+      return v
+    end, { x })
+    return g:linear("fc", g:flatten(nil, g:adaptive_avg_pool2d(nil, g:conv2d("last", x, { 8, 8, 1 }), 1)), { 8, 2 })
+  end }
+  model:eval()
+  local drawn, before = torch.get_rng_state(), model:version()
+  local text, rows = model:profile { training = true, batch = 2, repeats = 2 }
+  local known, backward = {}, 0.0
+  for _, row in ipairs(rows) do known[row.name], backward = row, backward + row.backward end
+  t.equal(rows[1].name, "heavy") -- 120 operators on 16,384 numbers beside a handful
+  t.ok(known.heavy.forward > 0 and known.heavy.backward > backward / 2, text)
+  t.ok(known.first.backward > 0 and known.last.backward > 0 and known.norm.backward > 0, text)
+  t.ok(text:find("heavy +function") and text:find("conv2d +2 "), text)
+  t.equal({ model:is_training(), model:version(), torch.equal(torch.get_rng_state(), drawn) }, { false, before, true })
+  local _, passes = model:profile { batch = 1, repeats = 1 }
+  for _, row in ipairs(passes) do t.equal(row.backward, 0.0) end
+  t.fails_like(function() model:profile { batch = 0 } end, "batch")
+end)

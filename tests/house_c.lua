@@ -2,7 +2,8 @@
 local t = require "t"
 local files = require "medxai.base.files"
 
-local folders = { "host", "bindings/wall", "bindings/plain", "bindings/graph", "bindings/lua", "tests/c" }
+local folders = { "host", "bindings/wall", "bindings/plain", "bindings/graph", "bindings/lua", "bindings/dicom",
+  "tests/c" }
 
 -- path below the root -> text
 local sources = {}
@@ -56,6 +57,7 @@ end)
 
 t.test("each folder of bindings/ includes only the headers that it may", function()
   local may = { ["bindings/plain"] = "plain", ["bindings/graph"] = "graph wall plain", ["bindings/wall"] = "wall plain",
+    ["bindings/dicom"] = "dicom plain",
     ["bindings/lua"] = "lua graph wall plain", host = "plain host" }
   local place = {} -- header -> folder
   for path in pairs(sources) do

@@ -12,7 +12,7 @@ for i, room in ipairs(rooms) do place[room] = i end
 local before = { torch = "tensor" }
 local after = { init = true, verbs = true, preflight_state = true, ["command.runs"] = true,
   ["command.help"] = true, ["command.slurm"] = true, reference = true }
-local native = { archive = true, core = true, file = true, host = true }
+local native = { archive = true, core = true, dicom = true, file = true, host = true }
 
 -- name of the module -> its text
 local function modules(folder, prefix, list)

@@ -40,7 +40,7 @@ t.test("the difference is that of the better network, whichever stands first in 
   -- where less is better, the best number is the lowest
   local list = { pair("a", "b", "worse", 0.1, 0.04, 0.16) }
   c = words.network(networks(list, { direction = "lower", primary = "nll", chance = 1.0986 }))
-  t.ok(c.sentence:find("^b is better than the other network by negative log%-likelihood: 0%.800"), c.sentence)
+  t.ok(c.sentence:find("^b is better than the other network by log loss: 0%.800"), c.sentence)
 end)
 
 t.test("what holds for other trainings is told, or that it is not shown", function()
@@ -63,7 +63,7 @@ t.test("networks that are equivalent are so within the margin, and one pair left
   t.equal(c.state, "undecided")
   t.equal(c.sentence, "Undecided: no network is shown to be the best by macro AUROC. a, b and c may be; the "
     .. "best number "
-    .. "is that of a, 0.900 [0.850, 0.940] (chance 0.5). 2 of 3 pairs are decided.")
+    .. "is that of a, 0.900 [0.850, 0.940] (chance 0.5). Pairs of networks that are decided: 2 of 3.")
 end)
 
 t.test("a network that is worse than another cannot be the best; one at chance is told so", function()
@@ -111,10 +111,9 @@ t.test("a method that alone is first everywhere, above swap and baselines, is fo
   local c = words.explanation(compare { row("n1", "layercam", 1, 0.3), row("n1", "gradcam", 2, 0.2),
     row("n2", "layercam", 1, 0.1) })
   t.equal({ c.state, c.estimate, c.chance }, { "found", 0.1, 0 })
-  t.equal(c.sentence, "By road combined (higher is better) layercam alone is first, above another patient's map and "
-    .. "above each baseline on all 2 models. Of the methods that are first the least gain over another patient's map "
-    .. "is that of layercam on n2: "
-    .. "+0.100 [+0.050, +0.150] (chance 0).")
+  t.equal(c.sentence, "By ROAD combined (higher is better), on both models, layercam alone is first, above another "
+    .. "patient's map and above each baseline. Of the methods that are first, the least gain over another patient's "
+    .. "map is that of layercam on n2: +0.100 [+0.050, +0.150] (chance 0).")
   t.equal(c.row, { family = "compare n2 road_combined@1", subject = "layercam on n2", check = "above_swap" })
 end)
 
@@ -130,24 +129,24 @@ t.test("first without support, several first and a failed gate are undecided, ea
   local c = words.explanation(compare { row("n1", "layercam", 1, 0.3, { beats_baselines = "undecided" }),
     row("n2", "layercam", 1, 0.1), row("n2", "gradcam", 1, 0.05) })
   t.equal(c.state, "undecided")
-  t.ok(c.sentence:find("^Undecided: by road combined"), c.sentence)
-  t.ok(c.sentence:find("layercam is first, but not shown to be above each baseline on n1; 2 methods may be first "
-    .. "(layercam and gradcam) on n2.", 1, true), c.sentence)
+  t.ok(c.sentence:find("^Undecided: by ROAD combined"), c.sentence)
+  t.ok(c.sentence:find("on n1, layercam is first, but not shown to be above each baseline; on n2, 2 methods may be "
+    .. "first (layercam and gradcam).", 1, true), c.sentence)
   c = words.explanation(compare({ row("n1", "saliency", 1, 0.3, { gate = "gate failed: weights" }) },
     { runs = { "n1" } }))
   t.equal(c.state, "undecided")
-  t.ok(c.sentence:find("saliency is first, but has the mark 'gate failed: weights' on n1", 1, true), c.sentence)
+  t.ok(c.sentence:find("saliency is first, but has the mark 'gate failed: weights'.", 1, true), c.sentence)
 end)
 
 t.test("a metric that tells nothing ranks nothing; partial studies and too few images say so", function()
   local c = words.explanation(compare({}, { silent = { n1 = true, n2 = true } }))
   t.equal({ c.state, c.verdict }, { "not_found", "none is told" })
-  t.equal(c.sentence, "None: by road combined (higher is better) it is not shown to tell any method's map from another "
-    .. "patient's on all 2 models.")
+  t.equal(c.sentence, "None: by ROAD combined (higher is better), on both models, no method's map is shown to do "
+    .. "better than another patient's map.")
   c = words.explanation(compare({}, { partial = "4 of 24 cells", few = "6 patients are too few for a ranking" }))
   t.equal(c.state, "undecided")
-  t.equal(c.sentence, "PARTIAL, 4 of 24 cells. Undecided: by road combined (higher is better) nothing is ranked on all "
-    .. "2 models. 6 patients are too few for a ranking.")
+  t.equal(c.sentence, "PARTIAL, 4 of 24 cells. Undecided: by ROAD combined (higher is better), on both models, nothing "
+    .. "is ranked. 6 patients are too few for a ranking.")
   t.equal(words.explanation {}.sentence, "The explanations were not compared: run:compare was not run.")
 end)
 
@@ -174,14 +173,15 @@ t.test("the gate speaks of the explanations that rank first, and of all where no
     line("n1", "sobel", "failed", 1, { baseline = true }) }
   local c = words.gate(with_gate(lines, first))
   t.equal({ c.state, c.verdict, c.estimate }, { "found", "passed", 0.05 })
-  t.equal(c.sentence, "By the gate, of the explanations that rank first, layercam on n1 passed. The most that random "
-    .. "weights leave of a map, beyond what other patients' maps share with it, is 0.05 [-0.05, 0.15] (layercam on n1; "
-    .. "the limit is 0.25, chance 0). To pass is to depend on weights and image, not to be right.")
+  t.equal(c.sentence, "By the gate, of the explanations that rank first, layercam on n1 passed. With random "
+    .. "weights a map keeps at most 0.05 [-0.05, 0.15] of its likeness to the trained one, beyond that of other "
+    .. "patients' maps (layercam on n1; the limit is 0.25, chance 0). To pass is to depend on weights and image, not "
+    .. "to be right.")
   t.equal(c.row, { family = "sanity n1 weights", subject = "layercam on n1", check = "weights" })
   c = words.gate(with_gate(lines))
   t.equal(c.state, "undecided")
-  t.ok(c.sentence:find("of 2 methods and networks 1 passed (layercam on n1), 1 failed (saliency on n1 (weights)).", 1,
-    true), c.sentence)
+  t.ok(c.sentence:find("of 2 pairs of a method and a network 1 passed (layercam on n1), 1 failed (saliency on n1 "
+    .. "(weights)).", 1, true), c.sentence)
   t.equal(c.estimate, 0.6, "the weakest of those that are spoken of")
 end)
 
@@ -208,7 +208,7 @@ t.test("controls that came out wrong, too few patients and a gate that was not r
   local lines = { line("n1", "a", "undecided", nan), line("n2", "a", "undecided", 0.1) }
   local c = words.gate(with_gate(lines, nil, { wrong = { "sobel weights on n1" } }))
   t.equal(c.state, "undecided")
-  t.ok(c.sentence:find("all 2 methods and networks are undecided", 1, true), c.sentence)
+  t.ok(c.sentence:find("both pairs of a method and a network are undecided", 1, true), c.sentence)
   t.ok(c.sentence:find("Controls that did not come out as they must: sobel weights on n1; nothing is decided there.", 1,
     true), c.sentence)
   c = words.gate(with_gate(lines, nil, { few = "6 patients are too few for a verdict" }))
@@ -220,7 +220,8 @@ end)
 -- ---- the audit and how sure -----------------------------------------------------------------------------------------
 
 local function audit(verdict, reason, areas)
-  return { audit = { verdict = verdict, reason = reason, network = "n1", margin = 0.638, areas = areas or {} } }
+  return { audit = { verdict = verdict, reason = reason, network = "n1", resampled = "patients", margin = 0.638,
+    areas = areas or {} } }
 end
 
 local function area(witness, input, auroc, verdict)
@@ -233,9 +234,9 @@ t.test("the audit's sentence is its verdict, with what is told best without the 
     area("trainings", "outside", 0.94, "found"), area("trainings", "shape", 0.6, "undecided") }
   local c = words.audit(audit("shortcut found", "hiding the markers changes the network's answers", areas))
   t.equal({ c.state, c.verdict, c.estimate, c.chance }, { "found", "shortcut found", 0.94, 0.5 })
-  t.equal(c.sentence, "A shortcut was found: hiding the markers changes the network's answers. What is told best "
-    .. "without the lungs is COVID-19, from the input 'outside' by the trainings: AUROC 0.94 [0.84, 0.99] (chance 0.5; "
-    .. "told from 0.638 on). Audited: n1.")
+  t.equal(c.sentence, "A shortcut was found: hiding the markers changes the network's answers. Without the "
+    .. "lungs the highest AUROC is that of COVID-19, from the input 'outside' by the trainings: 0.94 [0.84, 0.99] "
+    .. "(chance 0.5; a class counts as told above 0.638). Audited: n1.")
   t.equal(c.row, { family = "audit", subject = "n1", check = "audit" })
   c = words.audit(audit("confounded", "COVID-19: every image is from 'A'", areas))
   t.equal(c.state, "undecided")
@@ -246,10 +247,10 @@ end)
 t.test("nothing found is told with its power and never as 'no shortcut'; no audit is told", function()
   local c = words.audit(audit("none of these found", nil, { area("trainings", "outside", 0.52, "not_found") }))
   t.equal(c.state, "not_found")
-  t.equal(c.sentence, "None of the shortcuts that were looked for was found. What is told best without "
-    .. "the lungs "
-    .. "is COVID-19, from the input 'outside' by the trainings: AUROC 0.52 [0.42, 0.57] (chance 0.5; told from 0.638 "
-    .. "on). With 15 patients of COVID-19, a class told with AUROC 0.85 is found with probability 0.97. Audited: n1.")
+  t.equal(c.sentence, "None of the shortcuts that were looked for was found. Without the lungs the highest AUROC is "
+    .. "that of COVID-19, from the input 'outside' by the trainings: 0.52 [0.42, 0.57] (chance 0.5; a class counts "
+    .. "as told above 0.638). With 15 patients of COVID-19, a class told with AUROC 0.85 is found with probability "
+    .. "0.97. Audited: n1.")
   t.ok(not c.sentence:lower():find("no shortcut", 1, true))
   t.equal(words.audit(audit("undecided", "whether x is told")).state, "undecided")
   t.equal(words.audit {}.sentence,
@@ -266,7 +267,7 @@ t.test("how sure: images, patients, trainings, undecided verdicts and what so ma
     .. "networks with "
     .. "1 to 2 trainings each; 9 of 12 primary verdicts are undecided; with 88 patients a paired difference of 0.30 "
     .. "standard "
-    .. "deviations is found four times in five, one of 0.40 in a family of 14.")
+    .. "deviations is found with probability 0.8, one of 0.40 where 14 are compared at once.")
   sure.units, sure.undecided = 9, 0
   c = words.sure { sure = sure }
   t.equal(c.state, "found")

@@ -242,6 +242,29 @@ t.test("the checklists have the guidelines' items: CLAIM 1 to 44, TRIPOD+AI 1 to
   end
 end)
 
+t.test("each item has the guideline's number: under it is asked what the guideline asks there", function()
+  local function check(list, words)
+    local texts = {}
+    for _, item in ipairs(list) do texts[item[1]] = item[2] end
+    for number, word in pairs(words) do
+      t.ok(texts[number]:lower():find(word, 1, true), ("%s asks for %s: %s"):format(number, word, texts[number]))
+    end
+  end
+  check(checklist.claim, { ["4"] = "hypotheses", ["8"] = "excluded", ["9"] = "preprocessing", ["11"] = "identities",
+    ["12"] = "missing", ["13"] = "acquired", ["14"] = "reference standard", ["18"] = "between and within annotators",
+    ["19"] = "splits", ["20"] = "disjoint", ["21"] = "size of the test set", ["24"] = "initial", ["27"] = "ensembles",
+    ["29"] = "uncertainty", ["30"] = "robustness", ["31"] = "explanation", ["32"] = "internal", ["33"] = "external",
+    ["34"] = "registration", ["36"] = "demographic", ["38"] = "accuracy", ["39"] = "wrongly", ["40"] = "limitations",
+    ["43"] = "software", ["44"] = "funding" })
+  check(checklist.tripod, { ["3c"] = "inequalities", ["5b"] = "dates", ["6c"] = "treatments", ["8c"] = "blinding",
+    ["9a"] = "chosen", ["10"] = "sample size", ["11"] = "missing", ["12a"] = "split", ["12d"] = "clusters",
+    ["12e"] = "performance", ["12f"] = "updating", ["13"] = "imbalance", ["14"] = "fairness", ["15"] = "output",
+    ["16"] = "development and evaluation", ["17"] = "ethical", ["18a"] = "funding", ["18b"] = "conflicts",
+    ["18c"] = "protocol", ["18d"] = "registration", ["18e"] = "data", ["18f"] = "code", ["19"] = "public",
+    ["20a"] = "flow", ["22"] = "full model", ["23a"] = "intervals", ["24"] = "updating", ["26"] = "limitations",
+    ["27a"] = "poor or missing input" })
+end)
+
 t.test("an item that the run does not answer is to be filled in by the authors; none is invented", function()
   for _, list in ipairs { checklist.claim, checklist.tripod } do
     for _, item in ipairs(list) do
@@ -253,7 +276,7 @@ t.test("an item that the run does not answer is to be filled in by the authors; 
   for _, part in ipairs { "CLAIM 2024: ", "TRIPOD+AI 2024: ", "resnet50: 8 epochs of batches of 16, sgd (lr 0.01)",
     "a: the epoch with the best accuracy on the val split (epoch 3)",
     "by image, patients unknown; pairs of the same image in two splits: 1, of nearly the same: 2",
-    "primary: networks by macro AUROC, explanations by road combined, the audit by AUROC without the lungs" } do
+    "primary: networks by macro AUROC, explanations by ROAD combined, the audit by AUROC without the lungs" } do
     t.ok(page:find(part, 1, true), "missing: " .. part)
   end
   t.ok(page:find("<td>5</td><td>Prospective or retrospective</td><td><i>to be filled in by the authors</i></td>", 1,

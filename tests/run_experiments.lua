@@ -55,11 +55,30 @@ local function findings_table()
   return folder .. "/findings"
 end
 
+-- A few drawn DICOM files in two classes, for dicom.
+local function dicom_table()
+  local lines, dir = { "path,label,split" }, folder .. "/dicom"
+  files.mkdir(dir)
+  for i = 1, 24 do
+    lines[#lines + 1] = ("%02d.dcm,%s,%s"):format(i, i % 2 == 0 and "Pneumonia" or "Normal",
+      i <= 12 and "train" or i <= 18 and "val" or "test")
+    files.write(("%s/%02d.dcm"):format(dir, i), require("tinydicom").bytes { w = 64, h = 64, bits = 12, id = "id" .. i,
+      uid = "1.2.3." .. i, window = { 1500, 3000 }, samples = function(k)
+        local x, y = k % 64, k // 64
+        local inside = i % 2 == 0 and (x - 20) ^ 2 + (y - 40) ^ 2 < 100
+        return 200 + (k * 29 + i * 131) % 1500 + (inside and 1200 or 0)
+      end })
+  end
+  files.write(dir .. "/manifest.csv", table.concat(lines, "\n") .. "\n")
+  return dir
+end
+
 -- Runs one experiment in a folder.
 local function go(cwd, name, ...)
   local words = { "--smoke", "--quiet", root .. "/experiments/" .. name .. ".lua", ... }
   if not source(name):find("dataset.phantom", 1, true) then table.move({ "--data", covid }, 1, 2, #words + 1, words) end
   if name == "multilabel" then words[#words] = findings_table() end
+  if name == "dicom" then words[#words] = dicom_table() end
   if name == "maskmaker" then table.move({ "--masked", folder .. "/masked" }, 1, 2, #words + 1, words) end
   words.cwd, words.timeout = cwd, 600
   return t.run(words)
@@ -148,7 +167,9 @@ t.test("every experiment shows a run's weights images as that run was trained on
 end)
 
 -- One experiment of each kind, with the fastest network that has it.
-local ordinary = { quickstart = true, squeezenet1_0 = true, squeezenet1_0_masked = true,
+local ordinary = { quickstart = true,
+  dicom = require("medxai.file").stat(root .. "/build/medxai_dicom.so") ~= nil,
+  squeezenet1_0 = true, squeezenet1_0_masked = true,
   squeezenet1_0_gridsearch = true, mobilenet_v2_gridsearch_warm = true, efficientnet_b0_warm = true, explain = true,
   exported = true, extras = true, infection_iou = true, maskedtest = true, maskmaker = true, shortcut = true,
   shortcut_uninformative = true, sobel = true, technics = true }

@@ -276,6 +276,7 @@ t.test("sensitivity and Lipschitz equal the reference values; a zero map has non
   local most, steepest = faithfulness.sensitivity({ 1, 4 }, maps, distances)
   golden(most, 0.111724450955)
   golden(steepest, 0.945888937642)
+  golden(steepest * math.sqrt(17), 3.9) -- before the division by the map's norm
   t.equal({ faithfulness.sensitivity({ 0, 0 }, maps, distances) }, {})
   t.near(faithfulness.sensitivity({ 1, 4 }, { { 1, 4 } }, { 0.1 }), 0, 1e-15)
   t.fails(function() faithfulness.sensitivity({ 1 }, maps, distances) end,
@@ -297,7 +298,9 @@ t.test("energy inside and average precision equal the reference values", functio
   local scope <close> = require("medxai.core").memory.scope()
   local map = torch.tensor({ { 0.1, 0.9, 0.3 }, { 0.8, 0.2, 0.7 }, { 0.05, 0.6, -0.4 } }, { dtype = "float64" })
   local ctx = { mask = torch.tensor({ { 0, 1, 0 }, { 1, 0, 0 }, { 0, 0, 1 } }, { dtype = "bool" }) }
-  golden((require("medxai.score.metrics.energy_inside").measure(map, ctx)), 0.465753424658)
+  local energy = require("medxai.score.metrics.energy_inside").measure
+  golden((energy(map, ctx)), 0.465753424658) -- of signed sums it would be 0.4
+  t.near((energy(map:abs(), ctx)), 0.5185, 5e-5) -- the magnitude view
   golden((require("medxai.score.metrics.auprc").measure(map, ctx)), 0.777777777778)
 end)
 

@@ -47,9 +47,14 @@ t.test("a study's viewer holds every map of every network and method, with the p
   for n = 1, 3 do
     for m = 1, 4 do
       for i = 1, 18 do
-        local fact = data.sheets[n][m].facts[i]
-        t.ok(fact.rows == 64 or fact.note, ("map of image %d, network %d, method %d"):format(i, n, m))
-        t.ok(fact.text:find "^predicted %S+$", fact.text)
+        local sheet = data.sheets[n][m]
+        local function word(place) -- of a list whose entries are places in the words; one entry is that of all images
+          local list = place and data.lists[place + 1]
+          return list and data.words[#list == 1 and list[1] or list[i]] or nil
+        end
+        t.ok(word(sheet.size) == "64 64" or word(sheet.note),
+          ("map of image %d, network %d, method %d"):format(i, n, m))
+        t.ok(word(sheet.text):find "^predicted %S+$", word(sheet.text))
       end
     end
   end
@@ -97,7 +102,7 @@ run:report()
   t.ok(r.err:find("compare%-%x+: finished before with the same settings"), r.err)
   t.ok(r.out:find("compare: the run 'whole' has a comparison already", 1, true), r.out)
   local page = files.read(tiny.dir() .. "/runs/whole/report.html")
-  t.ok(page:find("Explanations compared", 1, true) and page:find("one, energy_inside (primary, higher is better)", 1,
+  t.ok(page:find("Explanations compared", 1, true) and page:find("one, energy inside (primary, higher is better)", 1,
     true), "the page lacks it")
   same_bytes "whole"
   t.equal(files.read(tiny.dir() .. "/runs/whole/config.json"), config, "its settings stay in config.json")

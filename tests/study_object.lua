@@ -157,6 +157,25 @@ print(#study.images)
   t.ok(r.err:find("few: study: 3 patients are fewer than 10: there are no intervals and no verdicts", 1, true), r.err)
 end)
 
+t.test("where patients are unknown, warnings count images", function()
+  local number = 0
+  files.write(tiny.dir() .. "/data/unnamed.csv", (files.read(tiny.dir() .. "/data/manifest.csv"):gsub("[^\n]*\n",
+    function(line)
+      number = number + (line:find ",opacity,test," and 1 or 0)
+      return line:find ",opacity,test," and number > 2 and "" or line:gsub(",test,p%d+,", ",test,,")
+    end)))
+  local r = t.run { "--threads", "1", tiny.experiment("unnamed", [[
+local unnamed = xai.dataset.manifest { csv = "data/unnamed.csv", size_px = 48, resize_px = 48 }
+print(#run:study { models = { "one" }, data = unnamed.test, images = 9 }.images)
+]]), cwd = tiny.dir(), timeout = 300 }
+  t.equal(r.code, 0, r.err)
+  t.equal(r.out, "9\n")
+  for _, text in ipairs { "study: the classes are not balanced, some have no more images: clear 4, nodule 3, opacity 2",
+    "study: 9 images are fewer than 10: there are no intervals and no verdicts" } do
+    t.ok(r.err:find(text, 1, true), r.err)
+  end
+end)
+
 t.test("a study is refused when a model was trained again meanwhile", function()
   local dir = tiny.dir()
   local text = [[

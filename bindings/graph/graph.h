@@ -45,7 +45,8 @@ void graph_set_batch(graph *g, int id, int dim, int64_t per_image);
 /* Retains g; slots empty. NULL: graph_error() says why (nodes read more slots than nslots, memory is out). */
 graph_state *graph_state_new(graph *g, int nslots);
 graph_state *graph_state_retain(graph_state *s);
-void graph_state_free(graph_state *s); /* a run under way, and whoever retained it, keeps it until it ends */
+/* The memory lasts until a run in progress has ended and everyone who retained it has freed it. */
+void graph_state_free(graph_state *s);
 graph *graph_state_graph(graph_state *s);
 int graph_state_size(const graph_state *s);
 void graph_state_set(graph_state *s, int slot, tx_tensor *t); /* takes another reference */
@@ -69,6 +70,7 @@ typedef struct graph_request {
   bool training, grad;              /* grad: the caller's grad mode */
   bool fold, guided, single;        /* single: graph_step stops after every node; fold with leaves: behind them too */
   bool infer;                       /* steps that record nothing may go to the inference plan (infer.h) */
+  bool profile;                     /* times the nodes */
   int layout;                       /* of x: 0 as it is, 1 contiguous, 2 channels_last */
 } graph_request;
 
@@ -93,6 +95,11 @@ const char *graph_error(void);
 /* What the inference plan left to the node by node pass though convolutions follow, and why; "": nothing. */
 const char *graph_run_note(const graph_run *run);
 int graph_run_planned(const graph_run *run); /* steps that the inference plan has computed */
+/* With profile: per node the seconds that it took (of what the inference plan fuses, at the first one; of several
+ * threads, their sum), behind them those of the plan's copies; NULL: without. */
+double *graph_run_seconds(const graph_run *run);
+/* With profile: per node tx_sequence() before it ran; UINT64_MAX: it recorded no gradient. */
+const uint64_t *graph_run_sequences(const graph_run *run);
 
 /* ---- for tests ---------------------------------------------------------------------------------------------- */
 int graph_plans(const graph *g);      /* compiled and cached */

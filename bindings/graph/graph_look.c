@@ -1,9 +1,12 @@
 /* graph_look.c: lets the inference plan (infer.h) see the next steps of a run, and put their values. */
 #include "graph_priv.h"
 
+double *graph_run_seconds(const graph_run *run) { return run->seconds; }
+const uint64_t *graph_run_sequences(const graph_run *run) { return run->sequences; }
 const char *graph_run_note(const graph_run *run) { return run->note; }
 int graph_run_planned(const graph_run *run) { return run->planned; }
 int graph_run_layout(const graph_run *run) { return run->layout; }
+int graph_run_batch_dim(const graph_run *run, int id) { return run->g->nodes[id].batch_dim; }
 graph *graph_run_graph(const graph_run *run) { return run->g; }
 graph_state *graph_run_state(const graph_run *run) { return run->s; }
 infer **graph_state_infer(graph_state *s) { return &s->infer; }

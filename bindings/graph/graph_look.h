@@ -20,6 +20,7 @@ typedef struct graph_look { /* a step that has not run yet */
 bool graph_run_look(graph_look *out, const graph_run *run, int ahead);
 uint64_t graph_run_place(const graph_run *run); /* of plan and next step: no other plan of the graph has this number */
 int graph_run_layout(const graph_run *run);
+int graph_run_batch_dim(const graph_run *run, int id); /* where a value holds the images; -1: nowhere */
 graph *graph_run_graph(const graph_run *run);
 tx_tensor *graph_run_slot(const graph_run *run, int node, int arg); /* borrowed; NULL: no tensor there */
 /* The value as node v reads it: what no override reaches is expanded to the overrides' batch. The caller frees. */

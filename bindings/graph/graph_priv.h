@@ -102,6 +102,10 @@ struct graph_run {
   bool single, given, clamped, infer;
   int planned;        /* steps that the inference plan has computed */
   char note[128];     /* why it left steps */
+  double *seconds;    /* per node, and of the inference plan's copies; NULL: not timed */
+  uint64_t *sequences;
+  double asked_at;    /* when the caller was asked to compute a node */
+  uint64_t asked_sequence;
 };
 
 /* ---- graph.c ------------------------------------------------------------------------------------------------ */

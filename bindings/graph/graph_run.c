@@ -2,6 +2,7 @@
  * interrupt, and continues from there: no step is run twice. */
 #include "graph_priv.h"
 #include <string.h>
+#include <time.h>
 #include "alloc.h"
 #include "mx_assert.h"
 
@@ -67,7 +68,14 @@ int graph_run_new(graph_run **out, graph_state *s, const graph_request *r) {
   run->args = mx_calloc((size_t)s->g->max_args + 1, sizeof *run->args);
   run->lists = mx_calloc(count + 64, sizeof *run->lists); /* a list may hold Nones, too */
   run->temps = mx_calloc(count, sizeof *run->temps);
-  int status = run->values && run->args && run->lists && run->temps ? TX_OK : graph_out_of_memory();
+  bool timed = true;
+  if (r->profile) {
+    run->seconds = mx_calloc(count + 1, sizeof *run->seconds);
+    run->sequences = mx_malloc((count + 1) * sizeof *run->sequences);
+    timed = run->seconds && run->sequences;
+    if (run->sequences) memset(run->sequences, 0xff, (count + 1) * sizeof *run->sequences);
+  }
+  int status = run->values && run->args && run->lists && run->temps && timed ? TX_OK : graph_out_of_memory();
   if (status == TX_OK) status = graph_find_plan(&run->plan, s, r);
   if (status == TX_OK) status = take_given(run, r);
   if (status == TX_OK) drop_stale(run, r);
@@ -89,6 +97,8 @@ void graph_run_free(graph_run *run) {
   mx_free(run->args);
   mx_free(run->lists);
   mx_free(run->temps);
+  mx_free(run->seconds);
+  mx_free(run->sequences);
   graph_plan_release(run->plan);
   graph_release(run->g);
   graph_state_free(run->s);
@@ -386,6 +396,24 @@ static int run_planned(int *done, graph_run *run) {
   return status == TX_OK ? TX_OK : graph_fail(status, "%s", infer_error());
 }
 
+static double seconds_now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+/* The step by itself, timed where that is asked for; what the caller computed since it was asked to. */
+static int run_timed(graph_run *run, const step *st) {
+  if (!run->seconds) return run_step(run, st);
+  int node = st->how == FOLDED ? st->conv : st->node;
+  uint64_t sequence = run->given ? run->asked_sequence : tx_sequence();
+  double before = run->given ? run->asked_at : seconds_now();
+  int status = run_step(run, st);
+  run->seconds[node] += seconds_now() - before;
+  if (tx_sequence() != sequence) run->sequences[node] = sequence;
+  return status;
+}
+
 graph_status graph_step(graph_run *run) {
   const plan *p = run->plan;
   bool mode = tx_grad_mode_get(), now = mode;
@@ -395,13 +423,14 @@ graph_status graph_step(graph_run *run) {
     const node *n = &run->g->nodes[st->node];
     run->node = st->node;
     if (n->kind == FUNCTION && st->how == RUN && !run->given) {
+      if (run->seconds) run->asked_at = seconds_now(), run->asked_sequence = tx_sequence();
       result = GRAPH_WAITS;
       break;
     }
     if (st->grad != now) tx_grad_mode(now = st->grad);
     int planned = 0;
     run->code = tx_interrupted() ? graph_fail(TX_INTERRUPTED, "interrupted") : run_planned(&planned, run);
-    if (run->code == TX_OK && !planned) run->code = run_step(run, st);
+    if (run->code == TX_OK && !planned) run->code = run_timed(run, st);
     if (run->code != TX_OK) {
       result = GRAPH_FAILED;
       break;

@@ -27,7 +27,9 @@ void infer_free(infer *p) { (void)p; }
 #include "infer_priv.h"
 #include <omp.h>
 
-enum { MOST_PROGRAMS = 32 };
+/* Of all programs together: a transformer has one for each stretch between two attentions, and an empty one for each
+ * step in between. */
+enum { MOST_INSTRUCTIONS = 8192 };
 
 int infer_fail(int status, const char *fmt, ...) {
   va_list ap;
@@ -94,18 +96,46 @@ typedef struct job {
   image_source *given;
   tx_tensor **kept;
   size_t *kept_step;
-  int code;     /* of the first failure */
-  bool strange; /* a number beyond the bounds came */
+  double *seconds; /* per node, then of copies; NULL: not timed */
+  int nodes;
+  int code;        /* of the first failure */
+  bool strange;    /* a number beyond the bounds came */
 } job;
 
+static const net_value *given_value(const net *n, int given) {
+  const net_value *v = n->values;
+  while (v->given != given) v++;
+  return v;
+}
+
+/* Do the rows of each image of t, or in a whole net all rows, lie densely? */
+static bool is_dense_rows(const tx_tensor *t, int outer, given_info *out, int64_t *images, int64_t *step) {
+  int64_t n[TX_MAX_DIMS], s[TX_MAX_DIMS], inner = 1;
+  int dims = tx_tensor_dim(t);
+  bool dense = true;
+  tx_tensor_sizes(t, n);
+  tx_tensor_strides(t, s);
+  *images = outer ? 1 : n[0];
+  *step = outer ? 0 : s[0] * tx_tensor_itemsize(t);
+  *out = (given_info){ (int)n[dims - 1], (int)n[1], dims == 4 ? (int)n[2] : 1, true, false };
+  if (outer) out->h = n[0] == outer ? (int)(n[0] * n[1]) : 0;
+  for (int i = dims - 1; i >= (outer ? 0 : 1); i--) {
+    dense &= n[i] == 1 || s[i] == inner;
+    inner *= n[i];
+  }
+  return dense && s[0] >= 0;
+}
+
 /* Does each image of t lie densely? Tells its order of channels. */
-static bool is_dense(const tx_tensor *t, given_info *out, int64_t *images, int64_t *step) {
+static bool is_dense(const tx_tensor *t, const net_value *v, int outer, given_info *out, int64_t *images,
+                     int64_t *step) {
   int64_t n[TX_MAX_DIMS], s[TX_MAX_DIMS];
+  if (v->rows) return is_dense_rows(t, outer, out, images, step);
   tx_tensor_sizes(t, n);
   tx_tensor_strides(t, s);
   *images = n[0];
   *step = s[0] * tx_tensor_itemsize(t);
-  *out = (given_info){ (int)n[1], (int)n[2], (int)n[3], false };
+  *out = (given_info){ (int)n[1], (int)n[2], (int)n[3], false, false };
   bool first = (n[1] == 1 || s[1] == n[2] * n[3]) && (n[2] == 1 || s[2] == n[3]) && (n[3] == 1 || s[3] == 1);
   bool last = (n[1] == 1 || s[1] == 1) && (n[2] == 1 || s[2] == n[3] * n[1]) && (n[3] == 1 || s[3] == n[1]);
   out->channels_last = !first && last;
@@ -132,11 +162,11 @@ static int take_given(job *j, graph_run *run, bool *fits) {
     int64_t images;
     int status = graph_run_value_for(&s->t, run, g->net.given_reader[i], g->net.given[i]);
     if (status != TX_OK) return infer_fail(status, "%s", graph_error());
-    if (tx_tensor_dim(s->t) != 4) return *fits = false, TX_OK;
-    if (!is_dense(s->t, &info, &images, &s->step)) {
+    if (tx_tensor_dim(s->t) != given_value(&g->net, i)->dims) return *fits = false, TX_OK;
+    if (!is_dense(s->t, given_value(&g->net, i), g->net.outer, &info, &images, &s->step)) {
       status = contiguous(&s->t);
       if (status != TX_OK) return status;
-      is_dense(s->t, &info, &images, &s->step);
+      is_dense(s->t, given_value(&g->net, i), g->net.outer, &info, &images, &s->step);
     }
     s->data = tx_tensor_data(s->t);
     const given_info *want = &g->given[i];
@@ -172,7 +202,7 @@ static bool find_dtype(net_dtype *out, const graph_run *run, char *note, size_t 
   graph_look look;
   char device[16];
   for (int i = 0; graph_run_look(&look, run, i); i++) {
-    if (!look.op || (strcmp(look.op, "conv2d") && look.conv < 0)) continue;
+    if (!look.op || (strcmp(look.op, "conv2d") && strcmp(look.op, "linear") && look.conv < 0)) continue;
     const tx_tensor *w = graph_run_slot(run, look.conv >= 0 ? look.conv : look.node, 1);
     if (!w) continue;
     const char *dtype = tx_tensor_dtype(w);
@@ -198,7 +228,7 @@ static int threads_for(int64_t images) {
 }
 
 /* oneDNN asks OpenMP how many threads it may take; libtorch may have an OpenMP of its own, with another number. */
-static int use_threads(int threads) {
+int infer_threads(int threads) {
   int before = omp_get_max_threads();
   omp_set_num_threads(threads);
   return before;
@@ -207,22 +237,30 @@ static int use_threads(int threads) {
 static int64_t batch_of(graph_run *run, const net *n) {
   tx_tensor *t = NULL;
   int64_t sizes[TX_MAX_DIMS] = { 1 };
-  if (!n->ngiven || graph_run_value_for(&t, run, n->given_reader[0], n->given[0]) != TX_OK) return 1;
+  if (!n->ngiven || n->outer || graph_run_value_for(&t, run, n->given_reader[0], n->given[0]) != TX_OK) return 1;
   if (tx_tensor_dim(t)) tx_tensor_sizes(t, sizes);
   tx_tensor_free(t);
   return sizes[0];
 }
 
-static int add_program(infer *p, program *g) {
-  if (p->nprograms == MOST_PROGRAMS) {
-    int oldest = 0;
-    for (int i = 1; i < p->nprograms; i++)
+/* The least recently used ones make room. */
+static void make_place(infer *p, const program *g) {
+  for (;;) {
+    int oldest = 0, all = g->ninstructions + 1;
+    for (int i = 0; i < p->nprograms; i++) {
       if (p->programs[i]->used < p->programs[oldest]->used) oldest = i;
+      all += p->programs[i]->ninstructions + 1;
+    }
+    if (!p->nprograms || all <= MOST_INSTRUCTIONS) return;
     program_free(p->programs[oldest]);
     p->programs[oldest] = p->programs[--p->nprograms];
   }
+}
+
+static int add_program(infer *p, program *g) {
+  make_place(p, g);
   if (p->nprograms == p->program_room) {
-    int room = p->program_room + MOST_PROGRAMS;
+    int room = p->program_room + 32;
     program **more = mx_realloc(p->programs, (size_t)room * sizeof *more);
     if (!more) return infer_fail(TX_NOMEM, "graph: out of memory");
     p->programs = more;
@@ -241,7 +279,7 @@ static int note_given(program *g, graph_run *run) {
     int64_t images, step;
     int status = graph_run_value_for(&t, run, g->net.given_reader[i], g->net.given[i]);
     if (status != TX_OK) return status;
-    is_dense(t, &g->given[i], &images, &step);
+    is_dense(t, given_value(&g->net, i), g->net.outer, &g->given[i], &images, &step);
     tx_tensor_free(t);
   }
   return TX_OK;
@@ -256,11 +294,12 @@ static int make_program(program **out, infer *p, graph_run *run, net_dtype dtype
   g->net = (net){ .engine = p->engine, .block = p->block, .dtype = dtype };
   int status = net_read(&g->net, run, note, room);
   if (status == TX_OK) status = note_given(g, run);
+  if (status != TX_OK) infer_fail(status, "%s", status == TX_NOMEM ? "graph: out of memory" : graph_error());
   g->threads = threads_for(batch_of(run, &g->net));
   if (status == TX_OK && g->net.steps) {
-    int before = use_threads(g->threads);
+    int before = infer_threads(g->threads);
     status = plan_program(p, g);
-    use_threads(before);
+    infer_threads(before);
     if (status == TX_ERROR) { /* a fused form is missing: node by node */
       if (!*note) snprintf(note, room, "%s", message);
       g->net.steps = 0;
@@ -276,12 +315,14 @@ static int make_program(program **out, infer *p, graph_run *run, net_dtype dtype
 /* ---- running ------------------------------------------------------------------------------------------------ */
 static char *address(const infer *p, const job *j, const operand *o, char *arena, int64_t image) {
   const program *g = j->g;
+  size_t at = o->at.offset;
   switch (o->at.kind) {
-    case PLACE_BUFFER: return arena + g->buffers[o->at.index].offset + o->at.offset;
-    case PLACE_WEIGHT: return (char *)tx_tensor_data(p->weights[o->at.index].w) + o->at.offset;
+    case PLACE_BUFFER: return arena + g->buffers[o->at.index].offset + at;
+    case PLACE_WEIGHT: return (char *)tx_tensor_data(p->weights[o->at.index].w) + at;
     case PLACE_BIAS: return tx_tensor_data(p->weights[o->at.index].b);
-    case PLACE_GIVEN: return (char *)j->given[o->at.index].data + image * j->given[o->at.index].step;
-    case PLACE_KEPT: return (char *)tx_tensor_data(j->kept[o->at.index]) + (size_t)image * j->kept_step[o->at.index];
+    case PLACE_GIVEN: return (char *)j->given[o->at.index].data + image * j->given[o->at.index].step + at;
+    case PLACE_KEPT:
+      return (char *)tx_tensor_data(j->kept[o->at.index]) + (size_t)image * j->kept_step[o->at.index] + at;
   }
   return NULL;
 }
@@ -305,7 +346,8 @@ static bool is_usual(const infer *p, const job *j, const worker *w, const instru
   for (int k = ins->first; k < ins->first + ins->noperands; k++) {
     const operand *o = &j->g->operands[k];
     bool reads = o->arg == DNNL_ARG_SRC || o->arg == DNNL_ARG_SRC_1 || o->arg == DNNL_ARG_DST;
-    if (o->at.kind != PLACE_GIVEN && !(ins->checked && reads && o->at.kind == PLACE_BUFFER)) continue;
+    bool computed = o->at.kind == PLACE_BUFFER || o->at.kind == PLACE_KEPT;
+    if (o->at.kind != PLACE_GIVEN && !(ins->checked && reads && computed)) continue;
     if (o->arg == DNNL_ARG_DST && !j->g->net.ops[ins->op].adds) continue;
     if (!weights_in_bounds(address(p, j, o, w->arena, image), dnnl_memory_desc_get_size(&o->md), j->g->net.dtype))
       return false;
@@ -331,18 +373,53 @@ static int run_primitive(const infer *p, const job *j, worker *w, const instruct
   return s == dnnl_success ? TX_OK : s == dnnl_out_of_memory ? TX_NOMEM : TX_ERROR;
 }
 
+static int run_instruction_at(const infer *p, const job *j, worker *w, const instruction *ins, int64_t image,
+                              bool *usual) {
+  if (!is_usual(p, j, w, ins, image)) return *usual = false, TX_OK;
+  if (ins->primitive) return run_primitive(p, j, w, ins, image);
+  run_winograd(p, j, w, ins);
+  return TX_OK;
+}
+
+static int run_instruction(const infer *p, const job *j, worker *w, const instruction *ins, int64_t image,
+                           bool *usual) {
+  if (!j->seconds) return run_instruction_at(p, j, w, ins, image, usual);
+  const net_op *op = ins->op < 0 ? NULL : &j->g->net.ops[ins->op];
+  double before = omp_get_wtime();
+  int status = run_instruction_at(p, j, w, ins, image, usual);
+  double *at = op ? &j->seconds[op->conv >= 0 ? op->conv : op->node] : &j->seconds[j->nodes];
+  double took = omp_get_wtime() - before;
+#pragma omp atomic
+  *at += took;
+  return status;
+}
+
+/* The parts of one op, by all threads. */
+static int run_parts(const infer *p, const job *j, worker *w, const instruction *first, int64_t image, bool *usual) {
+  int code = TX_OK;
+#pragma omp parallel for num_threads(j->g->threads) schedule(dynamic)
+  for (int i = 0; i < first->parts; i++) {
+    bool is_usual_part = true;
+    int status = run_instruction(p, j, w, first + i, image, &is_usual_part);
+    if (status == TX_OK && is_usual_part) continue;
+#pragma omp critical(infer_part)
+    if (status != TX_OK)
+      code = status;
+    else
+      *usual = false;
+  }
+  return code;
+}
+
 static int run_image(const infer *p, const job *j, worker *w, int64_t image, bool *usual) {
   const program *g = j->g;
-  for (int i = 0; i < g->ninstructions; i++) {
+  for (int i = 0; i < g->ninstructions && *usual; i++) {
     const instruction *ins = &g->instructions[i];
+    bool divides = g->threads > 1 && ins->parts > 1;
     if (tx_interrupted()) return TX_INTERRUPTED;
-    if (!is_usual(p, j, w, ins, image)) return *usual = false, TX_OK;
-    int status = TX_OK;
-    if (ins->primitive)
-      status = run_primitive(p, j, w, ins, image);
-    else
-      run_winograd(p, j, w, ins);
+    int status = divides ? run_parts(p, j, w, ins, image, usual) : run_instruction(p, j, w, ins, image, usual);
     if (status != TX_OK) return status;
+    if (divides) i += ins->parts - 1;
   }
   return TX_OK;
 }
@@ -376,13 +453,17 @@ static int make_results(job *j) {
   if (!op) return infer_fail(TX_ERROR, "empty: not in this libtorch");
   for (int i = 0; i < g->net.nkept; i++) {
     const net_value *v = &g->net.values[g->net.kept[i]];
-    const int64_t size[4] = { j->images, v->c, v->h, v->w };
-    tx_value args[6] = { { .kind = TX_INTS, .n = 4, .is = size },
+    const int outer = g->net.outer;
+    const int64_t image[4] = { j->images, v->c, v->h, v->w }, grid[4] = { j->images, v->h, v->w, v->c },
+                  row[3] = { outer ? outer : j->images, outer ? v->h / outer : v->h, v->c };
+    const int64_t *size = !v->rows ? image : v->dims == 4 ? grid : row;
+    tx_value args[6] = { { .kind = TX_INTS, .n = v->rows ? v->dims : 4, .is = size },
                          { .kind = TX_STRING, .s = g->net.dtype == NET_BFLOAT16 ? "bfloat16" : "float32" },
                          { .kind = TX_DEFAULT },
                          { .kind = TX_DEFAULT },
                          { .kind = TX_DEFAULT },
-                         { .kind = TX_STRING, .s = g->channels_last ? "channels_last" : "contiguous_format" } };
+                         { .kind = TX_STRING,
+                           .s = g->channels_last && !v->rows ? "channels_last" : "contiguous_format" } };
     tx_value out = { .kind = TX_NONE };
     int status = tx_op_call(&out, op, args, 6);
     if (status != TX_OK) return infer_fail(status, "empty: %s", tx_error());
@@ -406,9 +487,9 @@ static int run_job(infer *p, job *j) {
   for (int i = 0; i < nworkers && status == TX_OK; i++)
     status = attach(p, j, &g->workers[i], (char *)tx_tensor_data(workspace) + arena * (size_t)i);
   if (status == TX_OK) {
-    int before = use_threads(g->threads);
+    int before = infer_threads(g->threads);
     run_images(p, j, nworkers);
-    use_threads(before);
+    infer_threads(before);
     status = j->code;
     if (status != TX_OK)
       infer_fail(status, status == TX_INTERRUPTED ? "interrupted"
@@ -427,6 +508,8 @@ static int try_program(int *done, infer *p, program *g, graph_run *run, bool *fi
   status = take_given(&j, run, fits);
   if (status == TX_OK && *fits && g->net.ngiven && g->threads != threads_for(j.images)) *fits = false;
   if (status != TX_OK || !*fits || !g->net.steps) return drop(&j), status;
+  j.seconds = graph_run_seconds(run);
+  j.nodes = graph_count(graph_run_graph(run));
   status = weights_update(p, g, run, fits);
   if (status != TX_OK || !*fits) return drop(&j), status;
   g->used = ++p->uses;

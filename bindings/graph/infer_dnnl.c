@@ -1,4 +1,5 @@
-/* infer_dnnl.c: oneDNN's primitives for the ops of a net, one image at a time, in its blocked layout nChw8c or nChw16c.
+/* infer_dnnl.c: oneDNN's primitives for the ops of a net, one image at a time, in its blocked layout nChw8c or nChw16c;
+ * rows as a matrix (rows, channels).
  * It refuses oneDNN's reference implementations: they are right, and slower than the node by node pass. */
 #include "infer_dnnl.h"
 #include "alloc.h"
@@ -45,6 +46,19 @@ static dnnl_memory_desc_t blocked(const net *n, int v) {
   return image(n, x->c, x->h, x->w, n->block == 16 ? dnnl_nChw16c : dnnl_nChw8c);
 }
 
+static dnnl_memory_desc_t matrix(int rows, int c, dnnl_data_type_t type) {
+  const dnnl_dims_t dims = { rows, c };
+  return describe(2, dims, type, dnnl_nc);
+}
+
+static int rows_of(const net_value *x) { return x->h * x->w; }
+
+/* As a value lies in the workspace. */
+static dnnl_memory_desc_t laid(const net *n, int v) {
+  const net_value *x = &n->values[v];
+  return x->rows ? matrix(rows_of(x), x->c, dtype_of(n)) : blocked(n, v);
+}
+
 static dnnl_memory_desc_t plain(const net *n, int v, bool channels_last) {
   const net_value *x = &n->values[v];
   return image(n, x->c, x->h, x->w, channels_last ? dnnl_nhwc : dnnl_nchw);
@@ -64,6 +78,8 @@ static bool add_act(dnnl_post_ops_t ops, net_act act) {
     case NET_SILU: return dnnl_post_ops_append_eltwise(ops, 1, dnnl_eltwise_swish, 1, 0) == dnnl_success;
     case NET_SIGMOID: return dnnl_post_ops_append_eltwise(ops, 1, dnnl_eltwise_logistic, 0, 0) == dnnl_success;
     case NET_HARDSWISH: return dnnl_post_ops_append_eltwise(ops, 1, dnnl_eltwise_hardswish, 0, 0) == dnnl_success;
+    case NET_GELU: return dnnl_post_ops_append_eltwise(ops, 1, dnnl_eltwise_gelu_erf, 0, 0) == dnnl_success;
+    case NET_GELU_TANH: return dnnl_post_ops_append_eltwise(ops, 1, dnnl_eltwise_gelu_tanh, 0, 0) == dnnl_success;
     case NET_HARDSIGMOID:
       return dnnl_post_ops_append_eltwise(ops, 1, dnnl_eltwise_linear, 1.0f / 6, 0.5f) == dnnl_success
              && dnnl_post_ops_append_eltwise(ops, 1, dnnl_eltwise_clip, 0, 1) == dnnl_success;
@@ -161,11 +177,18 @@ static dnnl_primitive_desc_t norm(const net *n, const net_op *op) {
   return fast(n->engine, &d, attributes(false, NET_NO_ACT));
 }
 
-static dnnl_primitive_desc_t eltwise(const net *n, int v, dnnl_alg_kind_t kind, float alpha, float beta) {
-  dnnl_memory_desc_t x = blocked(n, v);
+static dnnl_primitive_desc_t eltwise(const net *n, const dnnl_memory_desc_t *x, dnnl_alg_kind_t kind, float alpha,
+                                     float beta) {
   dnnl_eltwise_desc_t d;
-  if (dnnl_eltwise_forward_desc_init(&d, dnnl_forward_inference, kind, &x, alpha, beta) != dnnl_success) return NULL;
+  if (dnnl_eltwise_forward_desc_init(&d, dnnl_forward_inference, kind, x, alpha, beta) != dnnl_success) return NULL;
   return fast(n->engine, &d, attributes(false, NET_NO_ACT));
+}
+
+/* A sigmoid would write 1 / 2 where a block is not filled, so oneDNN has it in the plain layout alone. */
+static bool fills_blocks(const net *n, const net_op *op) {
+  const net_value *x = &n->values[op->out];
+  bool writes = op->act == NET_SIGMOID || op->act == NET_HARDSIGMOID;
+  return op->kind == NET_ACT && writes && !x->rows && x->c % n->block;
 }
 
 /* Of hard sigmoid the first step, x / 6 + 1 / 2. */
@@ -177,16 +200,57 @@ static dnnl_primitive_desc_t act(const net *n, const net_op *op) {
     [NET_RELU] = { dnnl_eltwise_relu, 0, 0 },           [NET_RELU6] = { dnnl_eltwise_clip, 0, 6 },
     [NET_SILU] = { dnnl_eltwise_swish, 1, 0 },          [NET_SIGMOID] = { dnnl_eltwise_logistic, 0, 0 },
     [NET_HARDSWISH] = { dnnl_eltwise_hardswish, 0, 0 }, [NET_HARDSIGMOID] = { dnnl_eltwise_linear, 1.0f / 6, 0.5f },
+    [NET_GELU] = { dnnl_eltwise_gelu_erf, 0, 0 },       [NET_GELU_TANH] = { dnnl_eltwise_gelu_tanh, 0, 0 },
   };
-  return eltwise(n, in(n, op, 0), forms[op->act].kind, forms[op->act].alpha, forms[op->act].beta);
+  dnnl_memory_desc_t x = fills_blocks(n, op) ? plain(n, op->out, false) : laid(n, op->out);
+  return eltwise(n, &x, forms[op->act].kind, forms[op->act].alpha, forms[op->act].beta);
+}
+
+/* The tensor of a product with one number per channel. */
+static dnnl_memory_desc_t scale_row(const net *n, const net_op *op) {
+  const net_value *x = &n->values[op->out];
+  const dnnl_dims_t dims = { 1, x->c, 1, 1 };
+  return x->rows ? matrix(1, x->c, dnnl_f32) : describe(4, dims, dnnl_f32, n->block == 16 ? dnnl_nChw16c : dnnl_nChw8c);
 }
 
 static dnnl_primitive_desc_t binary(const net *n, const net_op *op) {
-  dnnl_memory_desc_t a = blocked(n, in(n, op, 0)), b = blocked(n, in(n, op, 1)), y = blocked(n, op->out);
+  dnnl_memory_desc_t a = laid(n, in(n, op, 0)), y = laid(n, op->out),
+                     b = op->kind == NET_SCALE ? scale_row(n, op) : laid(n, in(n, op, 1));
   dnnl_binary_desc_t d;
   if (dnnl_binary_desc_init(&d, op->kind == NET_ADD ? dnnl_binary_add : dnnl_binary_mul, &a, &b, &y) != dnnl_success)
     return NULL;
   return fast(n->engine, &d, attributes(false, NET_NO_ACT));
+}
+
+static dnnl_primitive_desc_t layer_norm(const net *n, const net_op *op) {
+  dnnl_memory_desc_t x = laid(n, op->out);
+  dnnl_layer_normalization_desc_t d;
+  if (dnnl_layer_normalization_forward_desc_init(&d, dnnl_forward_inference, &x, NULL, (float)op->eps,
+                                                 dnnl_use_scaleshift)
+      != dnnl_success)
+    return NULL;
+  return fast(n->engine, &d, attributes(false, NET_NO_ACT));
+}
+
+/* A linear layer on so many rows, its weight as given, or NULL: as oneDNN likes it best. */
+static dnnl_primitive_desc_t linear(const net *n, const net_op *op, int rows, const dnnl_memory_desc_t *weight) {
+  const int c = n->values[in(n, op, 0)].c, o = n->values[op->out].c;
+  const dnnl_dims_t dims = { o, c };
+  dnnl_memory_desc_t src = matrix(rows, c, dtype_of(n)), dst = matrix(rows, o, dtype_of(n)), b = row(o),
+                     w = weight ? *weight : describe(2, dims, dtype_of(n), dnnl_format_tag_any);
+  dnnl_inner_product_desc_t d;
+  if (dnnl_inner_product_forward_desc_init(&d, dnnl_forward_inference, &src, &w, op->has_bias ? &b : NULL, &dst)
+      != dnnl_success)
+    return NULL;
+  return fast(n->engine, &d, attributes(op->adds, op->act));
+}
+
+/* A linear layer's rows are computed in parts of equal size, the last one smaller. How many there are depends on their
+ * number alone, so that bits do not depend on threads: more than one thread in a product adds in another order. */
+static int part_of(int rows) {
+  enum { USUAL = 48, MOST = 16 };
+  int parts = rows / USUAL < 1 ? 1 : rows / USUAL > MOST ? MOST : rows / USUAL;
+  return (rows + parts - 1) / parts;
 }
 
 static dnnl_primitive_desc_t describe_op(const net *n, const net_op *op, bool has_bias) {
@@ -195,16 +259,20 @@ static dnnl_primitive_desc_t describe_op(const net *n, const net_op *op, bool ha
     case NET_NORM: return norm(n, op);
     case NET_ACT: return act(n, op);
     case NET_ADD:
+    case NET_SCALE:
     case NET_MUL: return binary(n, op);
     case NET_MAX_POOL:
     case NET_AVG_POOL: return pool(n, op);
+    case NET_LAYER_NORM: return layer_norm(n, op);
+    case NET_LINEAR: return linear(n, op, part_of(rows_of(&n->values[op->out])), NULL);
+    case NET_TURN:
     case NET_CAT: break;
   }
   return NULL;
 }
 
 bool dn_is_fast(const net *n, const net_op *op) {
-  if (op->kind == NET_CAT) return true;
+  if (op->kind == NET_CAT || op->kind == NET_TURN) return true;
   dnnl_primitive_desc_t pd = describe_op(n, op, true);
   if (pd) dnnl_primitive_desc_destroy(pd);
   return pd != NULL;
@@ -259,6 +327,9 @@ static int add_primitive(instruction **out, program *g, dnnl_primitive_desc_t pd
 
 static place place_at(const program *g, int v, int channel) {
   const net_value *x = &g->net.values[v];
+  if (x->rows && x->given >= 0) return (place){ PLACE_GIVEN, x->given, 0 };
+  int kept = plan_kept_at(&g->net, v);
+  if (kept >= 0) return (place){ PLACE_KEPT, kept, 0 };
   return (place){ PLACE_BUFFER, g->buffer_of[v], (size_t)channel * (size_t)x->h * (size_t)x->w * item_size(&g->net) };
 }
 
@@ -285,7 +356,8 @@ int dn_bring_in(infer *p, program *g, int v) {
 
 int dn_take_out(infer *p, program *g, int kept) {
   int v = g->net.kept[kept];
-  dnnl_memory_desc_t from = blocked(&g->net, v), to = plain(&g->net, v, g->channels_last);
+  bool rows = g->net.values[v].rows;
+  dnnl_memory_desc_t from = laid(&g->net, v), to = rows ? from : plain(&g->net, v, g->channels_last);
   return reorder(p, g, &from, place_of(g, v), &to, (place){ PLACE_KEPT, kept, 0 });
 }
 
@@ -424,6 +496,112 @@ static int emit_norm(infer *p, program *g, int index) {
   return status == TX_OK ? add_operand(g, i, DNNL_ARG_DST, &src, place_of(g, op->out)) : status;
 }
 
+/* One part of a linear layer; *weight is that of the first part. */
+static int emit_part(infer *p, program *g, int index, int first, int rows, dnnl_memory_desc_t *weight_md) {
+  const net *n = &g->net;
+  const net_op *op = &n->ops[index];
+  int x = in(n, op, 0), c = n->values[x].c, o = n->values[op->out].c;
+  dnnl_primitive_desc_t pd = linear(n, op, rows, first ? weight_md : NULL);
+  if (!pd) return infer_fail(TX_ERROR, "oneDNN: no fast linear layer");
+  *weight_md = *dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0);
+  weight like = { .conv = op->conv, .norm = -1, .md = *weight_md, .has_bias = op->has_bias, .size = { o, c } };
+  int w = g->weights[index] = find_weight(p, &like);
+  dnnl_memory_desc_t src = matrix(rows, c, dtype_of(n)), dst = matrix(rows, o, dtype_of(n)), b = row(o);
+  place from = place_of(g, x), to = place_of(g, op->out);
+  from.offset += (size_t)first * (size_t)c * item_size(n);
+  to.offset += (size_t)first * (size_t)o * item_size(n);
+  instruction *i = NULL;
+  int status = add_primitive(&i, g, pd, index);
+  if (status == TX_OK && w < 0) status = TX_NOMEM;
+  if (status == TX_OK) status = add_operand(g, i, DNNL_ARG_SRC, &src, from);
+  if (status == TX_OK) status = add_operand(g, i, DNNL_ARG_WEIGHTS, weight_md, (place){ PLACE_WEIGHT, w, 0 });
+  if (status == TX_OK && op->has_bias) status = add_operand(g, i, DNNL_ARG_BIAS, &b, (place){ PLACE_BIAS, w, 0 });
+  return status == TX_OK ? add_operand(g, i, DNNL_ARG_DST, &dst, to) : status;
+}
+
+static int emit_linear(infer *p, program *g, int index) {
+  int rows = rows_of(&g->net.values[g->net.ops[index].out]), size = part_of(rows), start = g->ninstructions;
+  int before = infer_threads(1), status = TX_OK;
+  dnnl_memory_desc_t weight_md;
+  for (int first = 0; first < rows && status == TX_OK; first += size)
+    status = emit_part(p, g, index, first, rows - first < size ? rows - first : size, &weight_md);
+  infer_threads(before);
+  if (status == TX_OK) g->instructions[start].parts = g->ninstructions - start;
+  return status;
+}
+
+static int emit_layer_norm(infer *p, program *g, int index) {
+  const net *n = &g->net;
+  const net_op *op = &n->ops[index];
+  dnnl_primitive_desc_t pd = layer_norm(n, op);
+  if (!pd) return infer_fail(TX_ERROR, "oneDNN: no fast layer norm");
+  int x = in(n, op, 0), c = n->values[x].c;
+  weight like = { .form = FORM_LAYER_NORM, .conv = -1, .norm = op->norm, .size = { c } };
+  int w = g->weights[index] = find_weight(p, &like);
+  dnnl_memory_desc_t src = laid(n, x), both = matrix(2, c, dnnl_f32);
+  instruction *i = NULL;
+  int status = add_primitive(&i, g, pd, index);
+  if (status == TX_OK && w < 0) status = TX_NOMEM;
+  if (status == TX_OK) status = add_operand(g, i, DNNL_ARG_SRC, &src, place_of(g, x));
+  if (status == TX_OK) status = add_operand(g, i, DNNL_ARG_SCALE_SHIFT, &both, (place){ PLACE_WEIGHT, w, 0 });
+  return status == TX_OK ? add_operand(g, i, DNNL_ARG_DST, &src, place_of(g, op->out)) : status;
+}
+
+static int emit_scale(infer *p, program *g, int index) {
+  const net *n = &g->net;
+  const net_op *op = &n->ops[index];
+  dnnl_primitive_desc_t pd = binary(n, op);
+  if (!pd) return infer_fail(TX_ERROR, "oneDNN: no fast product");
+  weight like = { .form = FORM_SCALE, .conv = -1, .norm = op->norm, .argument = op->scale };
+  like.size[0] = n->values[op->out].c;
+  int w = g->weights[index] = find_weight(p, &like);
+  dnnl_memory_desc_t src = laid(n, op->out), one = scale_row(n, op);
+  instruction *i = NULL;
+  int status = add_primitive(&i, g, pd, index);
+  if (status == TX_OK && w < 0) status = TX_NOMEM;
+  if (status == TX_OK) status = add_operand(g, i, DNNL_ARG_SRC, &src, place_of(g, in(n, op, 0)));
+  if (status == TX_OK) status = add_operand(g, i, DNNL_ARG_SRC_1, &one, (place){ PLACE_WEIGHT, w, 0 });
+  return status == TX_OK ? add_operand(g, i, DNNL_ARG_DST, &src, place_of(g, op->out)) : status;
+}
+
+/* Rows lie as channels last do. */
+static int emit_turn(infer *p, program *g, const net_op *op) {
+  int x = in(&g->net, op, 0);
+  bool rows = g->net.values[x].rows;
+  dnnl_memory_desc_t from = rows ? plain(&g->net, x, true) : blocked(&g->net, x),
+                     to = rows ? blocked(&g->net, op->out) : plain(&g->net, op->out, true);
+  return reorder(p, g, &from, place_of(g, x), &to, place_of(g, op->out));
+}
+
+static int emit_eltwise(program *g, dnnl_primitive_desc_t pd, int index, const dnnl_memory_desc_t *md, place from,
+                        place to) {
+  instruction *i = NULL;
+  if (!pd) return infer_fail(TX_ERROR, "oneDNN: no fast form");
+  int status = add_primitive(&i, g, pd, index);
+  if (status == TX_OK) status = add_operand(g, i, DNNL_ARG_SRC, md, from);
+  return status == TX_OK ? add_operand(g, i, DNNL_ARG_DST, md, to) : status;
+}
+
+static int emit_act(infer *p, program *g, int index) {
+  const net *n = &g->net;
+  const net_op *op = &n->ops[index];
+  bool fills = fills_blocks(n, op);
+  dnnl_memory_desc_t in_place = laid(n, op->out), md = fills ? plain(n, op->out, false) : in_place;
+  place from = place_of(g, in(n, op, 0)), to = place_of(g, op->out), result = to;
+  int status = TX_OK;
+  if (fills) {
+    int b = plan_add_buffer(g, dnnl_memory_desc_get_size(&md));
+    if (b < 0) return TX_NOMEM;
+    to = (place){ PLACE_BUFFER, b, 0 };
+    status = reorder(p, g, &in_place, from, &md, to);
+    from = to;
+  }
+  if (status == TX_OK) status = emit_eltwise(g, act(n, op), index, &md, from, to);
+  if (status == TX_OK && op->act == NET_HARDSIGMOID)
+    status = emit_eltwise(g, eltwise(n, &md, dnnl_eltwise_clip, 0, 1), -1, &md, to, to);
+  return status == TX_OK && fills ? reorder(p, g, &md, to, &in_place, result) : status;
+}
+
 static int emit_other(program *g, int index) {
   const net *n = &g->net;
   const net_op *op = &n->ops[index];
@@ -432,23 +610,26 @@ static int emit_other(program *g, int index) {
   instruction *i = NULL;
   int status = add_primitive(&i, g, pd, index);
   for (int k = 0; k < op->nin && status == TX_OK; k++) {
-    dnnl_memory_desc_t src = blocked(n, in(n, op, k));
+    dnnl_memory_desc_t src = laid(n, in(n, op, k));
     status = add_operand(g, i, k ? DNNL_ARG_SRC_1 : DNNL_ARG_SRC, &src, place_of(g, in(n, op, k)));
   }
-  dnnl_memory_desc_t dst = blocked(n, op->out);
-  if (status == TX_OK) status = add_operand(g, i, DNNL_ARG_DST, &dst, place_of(g, op->out));
-  if (status != TX_OK || op->kind != NET_ACT || op->act != NET_HARDSIGMOID) return status;
-  if (!(pd = eltwise(n, op->out, dnnl_eltwise_clip, 0, 1))) return infer_fail(TX_ERROR, "oneDNN: no fast form");
-  status = add_primitive(&i, g, pd, -1);
-  if (status == TX_OK) status = add_operand(g, i, DNNL_ARG_SRC, &dst, place_of(g, op->out));
+  dnnl_memory_desc_t dst = laid(n, op->out);
   return status == TX_OK ? add_operand(g, i, DNNL_ARG_DST, &dst, place_of(g, op->out)) : status;
 }
 
 int dn_emit(infer *p, program *g, int index) {
   const net_op *op = &g->net.ops[index];
   bool has_bias = op->has_bias || op->norm >= 0;
-  if (op->kind == NET_CONV) return (takes_winograd(&g->net, op) ? emit_winograd : emit_conv)(p, g, index, has_bias);
-  return op->kind == NET_NORM ? emit_norm(p, g, index) : emit_other(g, index);
+  switch (op->kind) {
+    case NET_CONV: return (takes_winograd(&g->net, op) ? emit_winograd : emit_conv)(p, g, index, has_bias);
+    case NET_NORM: return emit_norm(p, g, index);
+    case NET_LINEAR: return emit_linear(p, g, index);
+    case NET_LAYER_NORM: return emit_layer_norm(p, g, index);
+    case NET_SCALE: return emit_scale(p, g, index);
+    case NET_TURN: return emit_turn(p, g, op);
+    case NET_ACT: return emit_act(p, g, index);
+    default: return emit_other(g, index);
+  }
 }
 
 /* ---- threads ------------------------------------------------------------------------------------------------ */
@@ -488,7 +669,8 @@ void dn_free_worker(const program *g, worker *w) {
 }
 
 /* ---- weights ------------------------------------------------------------------------------------------------ */
-/* Brings a convolution's plain weight (O, I / groups, kh, kw), of any strides, into w->md's form in memory `to`. */
+/* Brings a convolution's plain weight (O, I / groups, kh, kw), or a linear layer's (O, I), of any strides, into w->md's
+ * form in memory `to`. */
 int dn_pack(infer *p, const weight *w, const tx_tensor *plain, void *to) {
   int64_t size[TX_MAX_DIMS], stride[TX_MAX_DIMS];
   dnnl_dims_t dims, strides;
@@ -496,7 +678,7 @@ int dn_pack(infer *p, const weight *w, const tx_tensor *plain, void *to) {
   tx_tensor_strides(plain, stride);
   bool grouped = w->md.ndims == 5;
   if (grouped) dims[0] = w->md.dims[0], strides[0] = size[0] / dims[0] * stride[0];
-  for (int i = 0; i < 4; i++) dims[i + grouped] = size[i], strides[i + grouped] = stride[i];
+  for (int i = 0; i + grouped < w->md.ndims; i++) dims[i + grouped] = size[i], strides[i + grouped] = stride[i];
   if (grouped) dims[1] /= dims[0];
   dnnl_memory_desc_t from;
   dnnl_memory_t m[2] = { NULL, NULL };

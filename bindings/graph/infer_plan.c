@@ -44,12 +44,12 @@ static bool fuse_sum(net *n, net_op *op, const net_op *add) {
 static void fuse_behind(net *n, net_op *op) {
   net_op *next;
   while (op->act == NET_NO_ACT && (next = only_reader(n, op))) {
-    bool is_conv = op->kind == NET_CONV;
-    if (is_conv && next->kind == NET_NORM && op->norm < 0 && !op->adds)
+    bool is_product = op->kind == NET_CONV || op->kind == NET_LINEAR;
+    if (op->kind == NET_CONV && next->kind == NET_NORM && op->norm < 0 && !op->adds)
       op->norm = next->norm, op->act = next->act;
-    else if (next->kind == NET_ACT && (is_conv || next->act == NET_RELU))
+    else if (next->kind == NET_ACT && (is_product || next->act == NET_RELU))
       op->act = next->act;
-    else if (!is_conv || next->kind != NET_ADD || op->adds || !fuse_sum(n, op, next))
+    else if (!is_product || next->kind != NET_ADD || op->adds || !fuse_sum(n, op, next))
       return;
     op->out = next->out;
     n->values[op->out].maker = (int)(op - n->ops);
@@ -60,11 +60,14 @@ static void fuse_behind(net *n, net_op *op) {
 
 static void fuse(net *n) {
   net_count_readers(n);
-  for (int i = 0; i < n->nops; i++)
-    if (!n->ops[i].gone && (n->ops[i].kind == NET_CONV || n->ops[i].kind == NET_NORM)) fuse_behind(n, &n->ops[i]);
   for (int i = 0; i < n->nops; i++) {
     net_op *op = &n->ops[i];
-    bool in_place = op->kind == NET_ACT || op->kind == NET_NORM || op->kind == NET_ADD || op->kind == NET_MUL;
+    if (!op->gone && (op->kind == NET_CONV || op->kind == NET_NORM || op->kind == NET_LINEAR)) fuse_behind(n, op);
+  }
+  for (int i = 0; i < n->nops; i++) {
+    net_op *op = &n->ops[i];
+    bool in_place = op->kind == NET_ACT || op->kind == NET_NORM || op->kind == NET_ADD || op->kind == NET_MUL
+                    || op->kind == NET_SCALE;
     if (!op->gone && in_place && may_take_over(n, n->inputs[op->first], i, i)) op->over = n->inputs[op->first];
   }
 }
@@ -131,7 +134,7 @@ int plan_add_buffer(program *g, size_t bytes) {
 }
 
 static size_t value_bytes(const net *n, const net_value *v) {
-  size_t channels = (size_t)((v->c + n->block - 1) / n->block * n->block);
+  size_t channels = (size_t)(v->rows ? v->c : (v->c + n->block - 1) / n->block * n->block);
   return channels * (size_t)v->h * (size_t)v->w * (n->dtype == NET_BFLOAT16 ? 2 : 4);
 }
 
@@ -171,24 +174,36 @@ static int join(infer *p, program *g, const net_op *op) {
   return status;
 }
 
-/* Given values are brought in where they are first read in blocks. */
+/* Given values are brought in where they are first read in blocks; rows are read where they are. */
 static int bring_in(infer *p, program *g, const net_op *op, bool *there) {
   int status = TX_OK;
   for (int i = 0; i < op->nin && status == TX_OK; i++) {
     int v = g->net.inputs[op->first + i];
-    if (g->net.values[v].given < 0 || there[v] || dn_reads_plain(&g->net, op)) continue;
+    if (g->net.values[v].given < 0 || there[v] || g->net.values[v].rows || dn_reads_plain(&g->net, op)) continue;
     there[v] = true;
     status = dn_bring_in(p, g, v);
   }
   return status;
 }
 
+/* Which kept tensor rows are computed in; -1: they lie in the workspace. */
+int plan_kept_at(const net *n, int v) {
+  const net_value *x = &n->values[v];
+  if (!x->rows || !x->kept || x->given >= 0 || n->ops[x->maker].over >= 0) return -1;
+  for (int i = 0; i < n->nops; i++)
+    if (!n->ops[i].gone && n->ops[i].over == v) return -1;
+  for (int i = 0; i < n->nkept; i++)
+    if (n->kept[i] == v) return i;
+  return -1;
+}
+
 static int take_out(infer *p, program *g, int v, bool *there) {
   int status = TX_OK;
   for (int i = 0; i < g->net.nkept && status == TX_OK; i++) {
     if (g->net.kept[i] != v) continue;
-    if (g->net.values[v].given >= 0 && !there[v]) status = dn_bring_in(p, g, v);
+    if (g->net.values[v].given >= 0 && !g->net.values[v].rows && !there[v]) status = dn_bring_in(p, g, v);
     there[v] = true;
+    if (plan_kept_at(&g->net, v) == i) continue; /* its op writes it there */
     if (status == TX_OK) status = dn_take_out(p, g, i);
   }
   return status;
@@ -212,15 +227,23 @@ static int write_instructions(infer *p, program *g) {
 }
 
 /* ---- the workspace ------------------------------------------------------------------------------------------ */
+static void use_buffers(program *g, int i, int first, int last) {
+  for (int k = 0; k < g->instructions[i].noperands; k++) {
+    const place *at = &g->operands[g->instructions[i].first + k].at;
+    if (at->kind != PLACE_BUFFER) continue;
+    buffer *b = &g->buffers[at->index];
+    if (b->first < 0) b->first = first;
+    b->last = last;
+  }
+}
+
+/* Instructions that run at the same time use their buffers all that time. */
 static void find_lifetimes(program *g) {
-  for (int i = 0; i < g->ninstructions; i++)
-    for (int k = 0; k < g->instructions[i].noperands; k++) {
-      const place *at = &g->operands[g->instructions[i].first + k].at;
-      if (at->kind != PLACE_BUFFER) continue;
-      buffer *b = &g->buffers[at->index];
-      if (b->first < 0) b->first = i;
-      b->last = i;
-    }
+  for (int i = 0; i < g->ninstructions;) {
+    int count = g->instructions[i].parts > 1 ? g->instructions[i].parts : 1;
+    for (int k = i; k < i + count; k++) use_buffers(g, k, i, i + count - 1);
+    i += count;
+  }
 }
 
 /* The lowest offset at which b meets no buffer of `placed` that is in use at the same time. */

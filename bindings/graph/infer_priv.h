@@ -26,6 +26,7 @@ typedef struct instruction {
   winograd winograd;
   int first, noperands; /* in program.operands */
   int op;               /* in net.ops; -1: a copy */
+  int parts;            /* this one and those behind it are parts of one op and may run at the same time; 0, 1: none */
   bool checked;         /* the largest number that it reads is looked at before (infer_weights.c) */
 } instruction;
 
@@ -38,14 +39,17 @@ typedef struct buffer {
 typedef enum weight_form {
   FORM_ONEDNN,
   FORM_WINOGRAD,
-  FORM_NORM
-} weight_form; /* FORM_NORM: rows of mean, variance, scale, shift */
+  FORM_NORM,
+  FORM_LAYER_NORM,
+  FORM_SCALE
+} weight_form; /* FORM_NORM: rows of mean, variance, scale, shift; FORM_LAYER_NORM: of scale, shift; FORM_SCALE: one */
 
 /* The tensors of one convolution or norm as what reads them wants them. */
 typedef struct weight {
   weight_form form;
   int conv, norm;  /* graph nodes, -1: none */
-  int64_t size[4]; /* of the convolution's weight; of a norm alone: channels */
+  int64_t size[4]; /* of the convolution's weight, or (out, in, 0, 0) of a linear layer's; of a norm alone: channels */
+  int argument;    /* FORM_SCALE: of its node */
   bool has_bias;
   double eps;            /* FORM_NORM */
   dnnl_memory_desc_t md; /* FORM_ONEDNN */
@@ -57,6 +61,7 @@ typedef struct weight {
 
 typedef struct given_info {
   int c, h, w;
+  bool rows;
   bool channels_last;
 } given_info;
 
@@ -85,8 +90,8 @@ typedef struct program {
   int *weights;                /* per op: in infer.weights, -1 */
   worker *workers;
   int nworkers;
-  uint64_t stamp; /* of the weights that the checks were chosen for */
-  bool safe;      /* with these weights no number can overflow unseen */
+  uint64_t stamp; /* of the weights for which safe was decided */
+  bool safe;      /* with these weights an overflow cannot go unnoticed */
 } program;
 
 struct infer {
@@ -102,6 +107,7 @@ struct infer {
 /* infer_plan.c */
 int plan_program(infer *p, program *g);
 int plan_add_buffer(program *g, size_t bytes); /* -1: out of memory */
+int plan_kept_at(const net *n, int v);
 
 /* infer_weights.c */
 /* Makes what is new or has changed, chooses the checks; *fits: false where a tensor has another size or dtype now. */
@@ -121,6 +127,7 @@ int dn_make_workers(infer *p, program *g, int count);
 void dn_free_worker(const program *g, worker *w);
 int dn_status(dnnl_status_t s);
 
+int infer_threads(int threads); /* sets OpenMP's number for this thread, gives the one before */
 int infer_fail(int status, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 #endif

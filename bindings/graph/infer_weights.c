@@ -140,6 +140,43 @@ static int make_norm(weight *w, graph_run *run) {
   return status;
 }
 
+/* One number per channel: scale and shift of a layer norm, or a product's factor, and zeros up to a whole block. */
+static int make_rows(weight *w, graph_run *run) {
+  bool is_norm = w->form == FORM_LAYER_NORM;
+  int first = is_norm ? 2 : w->argument, last = is_norm ? 3 : w->argument;
+  size_t c = (size_t)w->size[0], room = (size_t)(last - first + 1) * c + 16;
+  int status = w->w ? TX_OK : new_bytes(&w->w, room * sizeof(float));
+  float *to = status == TX_OK ? tx_tensor_data(w->w) : NULL;
+  double most[2] = { 0 };
+  if (to) memset(to, 0, room * sizeof(float));
+  for (int i = first; i <= last && status == TX_OK; i++) {
+    tx_tensor *t = NULL;
+    status = as_floats(&t, graph_run_slot(run, w->norm, i));
+    if (status == TX_OK) memcpy(to + (size_t)(i - first) * c, tx_tensor_data(t), c * sizeof(float));
+    if (status == TX_OK) most[i - first] = largest(t);
+    tx_tensor_free(t);
+  }
+  w->gain = most[0]; /* a layer norm's input becomes at most sqrt(c), whatever it was */
+  w->shift = is_norm ? most[0] * sqrt((double)c) + most[1] : 0;
+  if (is_norm) w->gain = 0;
+  return status;
+}
+
+static int make(infer *p, weight *w, graph_run *run) {
+  switch (w->form) {
+    case FORM_NORM: return make_norm(w, run);
+    case FORM_LAYER_NORM:
+    case FORM_SCALE: return make_rows(w, run);
+    default: return make_conv(p, w, run);
+  }
+}
+
+static bool weight_fits(const weight *w, const graph_run *run, net_dtype dtype) {
+  if (w->form == FORM_LAYER_NORM) return net_fits_rows(run, w->norm, 2, 3, w->size[0], dtype);
+  if (w->form == FORM_SCALE) return net_fits_scale(run, w->norm, w->argument, w->size[0], dtype);
+  return net_fits(run, w->conv, w->norm, w->size, dtype);
+}
+
 /* ---- which values are looked at ----------------------------------------------------------------------------- */
 static double after_act(net_act act, double bound) {
   if (act == NET_RELU6) return fmin(bound, 6);
@@ -153,8 +190,11 @@ static double bound_of(const infer *p, const program *g, int index, const double
   const weight *w = g->weights[index] < 0 ? NULL : &p->weights[g->weights[index]];
   double most = 0;
   switch (op->kind) {
-    case NET_CONV: return w->gain * bound[in[0]] + w->shift + (op->adds ? bound[op->over] : 0);
-    case NET_NORM: return w->gain * bound[in[0]] + w->shift;
+    case NET_CONV:
+    case NET_LINEAR: return w->gain * bound[in[0]] + w->shift + (op->adds ? bound[op->over] : 0);
+    case NET_NORM:
+    case NET_LAYER_NORM:
+    case NET_SCALE: return w->gain * bound[in[0]] + w->shift;
     case NET_ADD: return bound[in[0]] + bound[in[1]];
     case NET_MUL: return bound[in[0]] * bound[in[1]];
     case NET_CAT:
@@ -164,10 +204,12 @@ static double bound_of(const infer *p, const program *g, int index, const double
   }
 }
 
-static instruction *instruction_of(const program *g, int op) {
+/* The instructions of op look at what they read; false: it has none. */
+static bool check(const program *g, int op) {
+  bool some = false;
   for (int i = 0; i < g->ninstructions; i++)
-    if (g->instructions[i].op == op) return &g->instructions[i];
-  return NULL;
+    if (g->instructions[i].op == op) some = g->instructions[i].checked = true;
+  return some;
 }
 
 static void choose_checks(const infer *p, program *g, double *bound) {
@@ -179,9 +221,7 @@ static void choose_checks(const infer *p, program *g, double *bound) {
     const net_op *op = &n->ops[i];
     if (op->gone) continue;
     double most = bound_of(p, g, i, bound);
-    instruction *ins = op->kind == NET_CAT ? NULL : instruction_of(g, i);
-    if (!(most <= NEAR_END) && ins) {
-      ins->checked = true;
+    if (!(most <= NEAR_END) && op->kind != NET_CAT && check(g, i)) {
       for (int k = 0; k < op->nin; k++) bound[n->inputs[op->first + k]] = BOUND;
       if (op->adds) bound[op->over] = BOUND;
       most = bound_of(p, g, i, bound);
@@ -199,12 +239,12 @@ int weights_update(infer *p, program *g, graph_run *run, bool *fits) {
   for (int i = 0; i < g->net.nops; i++) {
     if (g->weights[i] < 0) continue;
     weight *w = &p->weights[g->weights[i]];
-    if (!net_fits(run, w->conv, w->norm, w->size, g->net.dtype)) return *fits = false, TX_OK;
+    if (!weight_fits(w, run, g->net.dtype)) return *fits = false, TX_OK;
     uint64_t now = graph_run_stamp(run, w->conv, w->norm);
     stamp = mix(stamp, now);
     if (w->stamp == now) continue;
     w->stamp = 0;
-    int status = w->form == FORM_NORM ? make_norm(w, run) : make_conv(p, w, run);
+    int status = make(p, w, run);
     if (status != TX_OK) return status;
     w->stamp = now;
   }

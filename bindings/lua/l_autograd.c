@@ -336,6 +336,30 @@ static int autograd_set_rng_state(lua_State *L) {
   return 0;
 }
 
+/*- profile(true): backward passes are timed from now on. profile(false) -> what ran since: a list of
+ * { operator, number, seconds }, number nil for a sum into a parameter's gradient. */
+static int autograd_profile(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TBOOLEAN);
+  tx_profile(lua_toboolean(L, 1));
+  if (lua_toboolean(L, 1)) return 0;
+  int n = tx_profile_count();
+  lua_createtable(L, n, 0);
+  for (int i = 0; i < n; i++) {
+    uint64_t sequence;
+    double seconds;
+    const char *name;
+    tx_profile_get(i, &sequence, &seconds, &name);
+    lua_createtable(L, 0, 3);
+    lua_pushstring(L, name);
+    lua_setfield(L, -2, "operator");
+    lua_pushnumber(L, seconds);
+    lua_setfield(L, -2, "seconds");
+    if (sequence != UINT64_MAX) lua_pushinteger(L, (lua_Integer)sequence), lua_setfield(L, -2, "number");
+    lua_rawseti(L, -2, i + 1);
+  }
+  return 1;
+}
+
 /* ---- module ------------------------------------------------------------------------------------------------- */
 
 static const luaL_Reg functions[] = {
@@ -349,6 +373,7 @@ static const luaL_Reg functions[] = {
   { "is_grad_enabled", autograd_is_grad_enabled },
   { "manual_seed", autograd_manual_seed },
   { "no_grad", autograd_no_grad },
+  { "profile", autograd_profile },
   { "set_rng_state", autograd_set_rng_state },
   { NULL, NULL },
 };

@@ -564,11 +564,33 @@ static bool call_each(lua_State *L, run_box *box, const graph *g) {
   return stop;
 }
 
+/* Two lists, or two nils. */
+static void push_profile(lua_State *L, const graph_run *run, int count) {
+  const double *seconds = graph_run_seconds(run);
+  const uint64_t *sequences = graph_run_sequences(run);
+  if (!seconds) {
+    lua_pushnil(L);
+    lua_pushnil(L);
+    return;
+  }
+  lua_createtable(L, count + 1, 0);
+  for (int i = 0; i <= count; i++) {
+    lua_pushnumber(L, seconds[i]);
+    lua_rawseti(L, -2, i + 1);
+  }
+  lua_createtable(L, count, 0);
+  for (int i = 0; i < count; i++) {
+    lua_pushinteger(L, sequences[i] == UINT64_MAX ? -1 : (lua_Integer)sequences[i]);
+    lua_rawseti(L, -2, i + 1);
+  }
+}
+
 /* state:run{ x=, outputs={ids}, override={ids}, override_tensors=, base={ids}, base_tensors=, leaves={ids}, training=,
  *   fold= (nil: in eval mode without grad), infer= (may the inference plan take steps), guided=, rectifiers={ids},
- *   layout=0|1|2, each=function(id, tensor) -> stop }
+ *   layout=0|1|2, profile=, each=function(id, tensor) -> stop }
  *   -> list of tensors, one per output, false where `each` stopped before it; whether a ReLU6 ran as clamp(0, 6); what
- *   the inference plan left to the node by node pass, and why; how many steps it computed */
+ *   the inference plan left to the node by node pass, and why; how many steps it computed; with profile also the nodes'
+ *   seconds, behind them those of the plan's copies, and the nodes' numbers in autograd, -1: none */
 static int state_run(lua_State *L) {
   lua_settop(L, 2);
   graph_state *s = to_state(L, 1);
@@ -591,6 +613,7 @@ static int state_run(lua_State *L) {
   bool fold_usually = !r.training && !r.grad && !r.nleaves;
   r.fold = lua_getfield(L, 2, "fold") == LUA_TNIL ? fold_usually : lua_toboolean(L, -1);
   r.infer = bool_field(L, "infer");
+  r.profile = bool_field(L, "profile");
   lua_getfield(L, 2, "x");
   int x_at = lua_gettop(L);
   r.override_tensors = tensors_field(L, "override_tensors", r.noverrides);
@@ -622,10 +645,11 @@ static int state_run(lua_State *L) {
   lua_pushboolean(L, graph_run_clamped(box->run));
   lua_pushstring(L, graph_run_note(box->run));
   lua_pushinteger(L, graph_run_planned(box->run));
+  push_profile(L, box->run, graph_count(g));
   graph_run_free(box->run);
   box->run = NULL;
   xl_budget_check(L);
-  return 4;
+  return 6;
 }
 
 static void new_type(lua_State *L, const char *name, const luaL_Reg *methods, lua_CFunction gc, lua_CFunction close) {

@@ -53,24 +53,54 @@ static int white_option(lua_State *L, int idx) {
   return (int)xl_torange(L, idx, 1, 65535, "image.load: the 16-bit white level");
 }
 
-/* load(path [, white16]) -> uint8 (H, W, C) */
+static double window_number(lua_State *L, int idx, const char *name) {
+  if (lua_getfield(L, idx, name) != LUA_TNUMBER)
+    xl_error(L, "window: %s is missing (expected { center = .., width = .. }).", name);
+  const double v = lua_tonumber(L, -1);
+  lua_pop(L, 1);
+  return v;
+}
+
+dicom_window xl_towindow(lua_State *L, int idx); /* for l_loader.c */
+
+/* "first", "range", "minmax", the number of one of the file's windows from 1, or { center =, width = }; nil:
+ * "first". */
+dicom_window xl_towindow(lua_State *L, int idx) {
+  static const char *const names[] = { "first", "range", "minmax", NULL };
+  static const int kinds[] = { DICOM_WINDOW_FILE, DICOM_WINDOW_RANGE, DICOM_WINDOW_MINMAX };
+  idx = lua_absindex(L, idx);
+  if (lua_isnoneornil(L, idx))
+    return (dicom_window){ .kind = DICOM_WINDOW_FILE };
+  if (lua_istable(L, idx))
+    return (dicom_window){ DICOM_WINDOW_GIVEN, 0, window_number(L, idx, "center"), window_number(L, idx, "width") };
+  if (lua_type(L, idx) == LUA_TNUMBER)
+    return (dicom_window){ DICOM_WINDOW_FILE, (int)xl_torange(L, idx, 1, 1000, "window: a number of the file's") - 1, 0,
+                           0 };
+  return (dicom_window){ .kind = kinds[luaL_checkoption(L, idx, NULL, names)] };
+}
+
+static image_levels levels_options(lua_State *L, int white, int window) {
+  return (image_levels){ white_option(L, white), xl_towindow(L, window) };
+}
+
+/* load(path [, white16 [, window]]) -> uint8 (H, W, C); window: of a DICOM file, see xl_towindow */
 static int image_lua_load(lua_State *L) {
   const char *path = luaL_checkstring(L, 1);
-  int white = white_option(L, 2);
+  const image_levels levels = levels_options(L, 2, 3);
   char why[IMAGE_WHY];
   image im;
-  check_status(L, image_load(&im, path, white, why), "image.load", path, why);
+  check_status(L, image_load(&im, path, levels, why), "image.load", path, why);
   push_picture(L, &im, false);
   return 1;
 }
 
-/* load_mask(path [, white16]) -> uint8 (H, W, 1) of 0 and 255: see image_binary for what is no mask */
+/* load_mask(path [, white16]) -> uint8 (H, W, 1) of 0 and 255: see image_binary for files that are refused */
 static int image_lua_load_mask(lua_State *L) {
   const char *path = luaL_checkstring(L, 1);
-  int white = white_option(L, 2);
+  const image_levels levels = { white_option(L, 2), { .kind = DICOM_WINDOW_RANGE } };
   char why[IMAGE_WHY];
   image mask;
-  check_status(L, image_load(&mask, path, white, why), "image.load_mask", path, why);
+  check_status(L, image_load(&mask, path, levels, why), "image.load_mask", path, why);
   int status = image_binary(&mask, why);
   if (status)
     image_free(&mask);
@@ -128,18 +158,44 @@ static int image_lua_encode(lua_State *L) {
   return 1;
 }
 
-/* decode(bytes [, white16]) -> uint8 (H, W, C) */
+/* decode(bytes [, white16 [, window]]) -> uint8 (H, W, C) */
 static int image_lua_decode(lua_State *L) {
   size_t n;
   const char *bytes = luaL_checklstring(L, 1, &n);
-  int white = white_option(L, 2);
+  const image_levels levels = levels_options(L, 2, 3);
   char why[IMAGE_WHY];
   image im;
-  int status = image_decode(&im, bytes, n, white, why);
+  int status = image_decode(&im, bytes, n, levels, why);
   if (status)
     xl_error(L, "image.decode: %s.", why);
   push_picture(L, &im, false);
   return 1;
+}
+
+/* dicom(bytes [, window]) -> float64 (H, W, C), { low, high, inverted }: the values after modality LUT and window, and
+ * those that become black and white (the other way round where inverted) */
+static int image_lua_dicom(lua_State *L) {
+  size_t n;
+  const char *bytes = luaL_checklstring(L, 1, &n);
+  const dicom_window window = xl_towindow(L, 2);
+  char why[IMAGE_WHY];
+  dicom_facts f;
+  double *values, range[2];
+  bool inverted;
+  tx_tensor *t = NULL;
+  int status = image_dicom_values(&values, &f, range, &inverted, bytes, n, &window, why);
+  if (status)
+    xl_error(L, "image.dicom: %s.", why);
+  const int64_t size[3] = { f.h, f.w, f.c };
+  status = tx_tensor_new(&t, "float64", 3, size, values, (size_t)f.w * f.h * f.c * sizeof *values);
+  mx_free(values);
+  xl_check(L, status, "image.dicom");
+  xl_pushheld(L, xl_own(L, t));
+  lua_createtable(L, 0, 3);
+  lua_pushnumber(L, range[0]), lua_setfield(L, -2, "low");
+  lua_pushnumber(L, range[1]), lua_setfield(L, -2, "high");
+  lua_pushboolean(L, inverted), lua_setfield(L, -2, "inverted");
+  return 2;
 }
 
 static int side(lua_State *L, int idx, const char *what) {
@@ -324,6 +380,7 @@ int luaopen_core_image(lua_State *L) {
     { "save",          image_lua_save },
     { "encode",        image_lua_encode },
     { "decode",        image_lua_decode },
+    { "dicom",         image_lua_dicom },
     { "resize",        image_lua_resize },
     { "fit",           image_lua_fit },
     { "mask",          image_lua_mask },

@@ -13,6 +13,7 @@
 #define XL_SCAN "medxai.scan"
 
 void xl_tophantom(lua_State *L, int idx, phantom *p); /* l_phantom.c */
+dicom_window xl_towindow(lua_State *L, int idx);      /* l_image.c */
 
 typedef struct set {
   imageset *s;
@@ -89,7 +90,8 @@ static int64_t *check_items(lua_State *L, int idx, const set *s, int64_t *n) {
 /* ---- sets -------------------------------------------------------------------------------------------------- */
 static void destroy_set(void *s) { imageset_free(((set *)s)->s); }
 
-/* set{ root, resize_px, size_px, mask = "none" .., mask_resize = "none" .., white16, cache_bytes, mean, std, phantom }
+/* set{ root, resize_px, size_px, mask = "none" .., mask_resize = "none" .., white16, window, cache_bytes, mean, std,
+ * phantom }
  * -> set. scripts/medxai/data/dataset.lua checks the values. */
 static int loader_lua_set(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
@@ -101,6 +103,8 @@ static int loader_lua_set(lua_State *L) {
                          .size_px = (int)opt_int(L, 1, "size_px", 224, 1, 8192),
                          .white16 = (int)opt_int(L, 1, "white16", 65535, 1, 65535),
                          .cache_bytes = opt_int(L, 1, "cache_bytes", 0, 0, INT64_MAX / 2) };
+  lua_getfield(L, 1, "window");
+  o.window = xl_towindow(L, -1);
   lua_getfield(L, 1, "mask");
   const char *mode = luaL_optstring(L, -1, "none");
   while (o.mask < IMAGE_MASK_COUNT && strcmp(mode, image_mask_names[o.mask]))
@@ -171,7 +175,7 @@ static void set_hex(lua_State *L, const char *name, const uint8_t digest[32], si
 }
 
 /* set:facts(i) -> { id, sha256, pixels, width, height, channels, bits, top, over, alpha, low, high, stray_bytes,
- * orientation }; see image, IMAGE_NOTE_... and imageset_facts; decodes the image unless that was done */
+ * orientation, dicom }; see image, IMAGE_NOTE_... and imageset_facts; decodes the image unless that was done */
 static int set_facts(lua_State *L) {
   set *s = check_set(L, 1);
   int64_t i = check_item(L, s, xl_toint(L, 2, "dataset: an index"));
@@ -189,6 +193,7 @@ static int set_facts(lua_State *L) {
   lua_pushinteger(L, f->top), lua_setfield(L, -2, "top");
   lua_pushboolean(L, f->notes & IMAGE_NOTE_STRAY_BYTES), lua_setfield(L, -2, "stray_bytes");
   lua_pushboolean(L, f->notes & IMAGE_NOTE_ORIENTATION), lua_setfield(L, -2, "orientation");
+  lua_pushboolean(L, f->notes & IMAGE_NOTE_DICOM), lua_setfield(L, -2, "dicom");
   lua_pushnumber(L, f->over), lua_setfield(L, -2, "over");
   lua_pushboolean(L, f->alpha), lua_setfield(L, -2, "alpha");
   lua_pushinteger(L, f->low), lua_setfield(L, -2, "low");
@@ -207,6 +212,29 @@ static void push_batch(lua_State *L, const set *s, const int64_t *items, int64_t
   int64_t *labels = tx_tensor_data(xy[1]), one = size * size * 3;
   for (int64_t k = 0; k < n; k++) {
     image_to_float(to + k * one, px + k * one, (int)size, (int)size, c[k], channels_last, s->table);
+    labels[k] = imageset_label(s->s, items[k]);
+  }
+  xl_pushheld(L, xy[0]);
+  xl_pushheld(L, xy[1]);
+}
+
+/* Pushes x: uint8 (n, C, S, S), C 1 where all images are gray, else 3; and y as push_batch does. */
+static void push_bytes(lua_State *L, const set *s, const int64_t *items, int64_t n, const uint8_t *px,
+                       const uint8_t *c) {
+  int64_t size = imageset_size(s->s), most = 1, area = size * size;
+  for (int64_t k = 0; k < n; k++)
+    most = c[k] > most ? c[k] : most;
+  int64_t shape[4] = { n, most, size, size };
+  tx_tensor **xy = xl_slots(L, 2);
+  XL_TRY(L, "dataset", tx_tensor_new(&xy[0], "uint8", 4, shape, NULL, 0));
+  XL_TRY(L, "dataset", tx_tensor_new(&xy[1], "int64", 1, &n, NULL, 0));
+  uint8_t *to = tx_tensor_data(xy[0]);
+  int64_t *labels = tx_tensor_data(xy[1]);
+  for (int64_t k = 0; k < n; k++) {
+    const uint8_t *from = px + k * area * 3;
+    for (int64_t plane = 0; plane < most; plane++)
+      for (int64_t i = 0; i < area; i++)
+        to[(k * most + plane) * area + i] = from[i * c[k] + (c[k] == 3 ? plane : 0)];
     labels[k] = imageset_label(s->s, items[k]);
   }
   xl_pushheld(L, xy[0]);
@@ -288,11 +316,28 @@ static void move_mask(lua_State *L, int idx, const set *s, int64_t i, uint8_t *p
     px[k] = px[k] > 127;
 }
 
-/* set:mask(i, kind [, path [, augment, seed, epoch]]) -> uint8 (S, S) of 0 and 1, or nil; with a loader's augment
- * moved as it moves the image */
+/* set:moved(i, mask, augment, seed, epoch) -> the mask, uint8 (S, S) of 0 and 1, as the loader moves image i */
+static int set_moved(lua_State *L) {
+  set *s = check_set(L, 1);
+  int64_t i = check_item(L, s, xl_toint(L, 2, "dataset: an index")), size = imageset_size(s->s),
+          shape[2] = { size, size };
+  lua_settop(L, 6);
+  tx_tensor *mask = xl_totensor(L, 3);
+  const uint8_t *from = xl_todata(L, mask, "uint8", "mask");
+  if (tx_tensor_numel(mask) != size * size)
+    xl_error(L, "dataset: the mask is wrong (expected %lld x %lld).", (long long)size, (long long)size);
+  uint8_t *px = lua_newuserdatauv(L, (size_t)(size * size), 0);
+  memcpy(px, from, (size_t)(size * size));
+  move_mask(L, 4, s, i, px);
+  tx_tensor **out = xl_slots(L, 1);
+  XL_TRY(L, "dataset", tx_tensor_new(out, "uint8", 2, shape, px, (size_t)(size * size)));
+  xl_pushheld(L, *out);
+  return 1;
+}
+
+/* set:mask(i, kind [, path]) -> uint8 (S, S) of 0 and 1, or nil */
 static int set_mask(lua_State *L) {
   set *s = check_set(L, 1);
-  lua_settop(L, 7);
   int64_t i = check_item(L, s, xl_toint(L, 2, "dataset: an index")), size = imageset_size(s->s),
           shape[2] = { size, size };
   const char *kind = luaL_checkstring(L, 3), *path = luaL_optstring(L, 4, NULL);
@@ -305,8 +350,6 @@ static int set_mask(lua_State *L) {
     lua_pushnil(L);
     return 1;
   }
-  if (lua_istable(L, 5))
-    move_mask(L, 5, s, i, px);
   XL_TRY(L, "dataset", tx_tensor_new(out, "uint8", 2, shape, px, (size_t)(size * size)));
   xl_pushheld(L, *out);
   return 1;
@@ -411,7 +454,7 @@ typedef struct box {
   loader *l;
   set *s; /* retained */
   int64_t *order;
-  bool channels_last;
+  bool channels_last, bytes;
 } box;
 
 static void destroy_loader(void *p) {
@@ -421,8 +464,50 @@ static void destroy_loader(void *p) {
   mx_free(b->order);
 }
 
-/* set:loader{ order = { i, ... }, batch, drop_last, threads, depth, seed, epoch, augment = {..}, channels_last }
- * -> loader; augment: { flip = 0.5 .. } or a list of transforms (l_augment.c) */
+/* set:table() -> float32 (3, 256): what the network sees of a byte of red, green, blue */
+static int set_table(lua_State *L) {
+  set *s = check_set(L, 1);
+  int64_t shape[2] = { 3, 256 };
+  tx_tensor **out = xl_slots(L, 1);
+  XL_TRY(L, "dataset", tx_tensor_new(out, "float32", 2, shape, s->table, sizeof s->table));
+  xl_pushheld(L, *out);
+  return 1;
+}
+
+/* set:draws({ i, ... }, { seed, epoch, augment = {..} }) -> float64 (n, 7), the fields of loader_draws in order; of
+ * images that have been decoded */
+static int set_draws(lua_State *L) {
+  set *s = check_set(L, 1);
+  luaL_checktype(L, 3, LUA_TTABLE);
+  lua_settop(L, 3);
+  loader_augment a = { 0 };
+  lua_getfield(L, 3, "augment");
+  if (!read_augment(L, 4, &a) && !lua_isnil(L, 4))
+    xl_error(L, "dataset: a list of transforms is drawn by the loader alone.");
+  lua_settop(L, 3);
+  uint64_t seed = (uint64_t)opt_int(L, 3, "seed", 0, INT64_MIN, INT64_MAX);
+  uint64_t epoch = (uint64_t)opt_int(L, 3, "epoch", 0, INT64_MIN, INT64_MAX);
+  int64_t n, *items = check_items(L, 2, s, &n), shape[2] = { n, 7 };
+  tx_tensor **out = xl_slots(L, 1);
+  XL_TRY(L, "dataset", tx_tensor_new(out, "float64", 2, shape, NULL, 0));
+  double *to = tx_tensor_data(*out);
+  for (int64_t k = 0; k < n; k++) {
+    const imageset_facts *f;
+    char why[IMAGESET_WHY], hex[65];
+    check_status(L, imageset_get_facts(s->s, items[k], &f, why), why);
+    sha256_hex(f->digest, hex);
+    hex[16] = 0; /* the image id */
+    loader_draws d = loader_draw((int)imageset_size(s->s), &a, seed, epoch, hex);
+    const double row[7] = { d.cosine, d.sine, d.dx, d.dy, d.mirror, d.brightness, d.contrast };
+    memcpy(to + 7 * k, row, sizeof row);
+  }
+  xl_pushheld(L, *out);
+  return 1;
+}
+
+/* set:loader{ order = { i, ... }, batch, drop_last, threads, depth, seed, epoch, augment = {..}, channels_last, bytes }
+ * -> loader; bytes: x as prepared, uint8 (n, C, S, S)
+ * augment: { flip = 0.5 .. } or a list of transforms (l_augment.c) */
 static int set_loader(lua_State *L) {
   set *s = check_set(L, 1);
   luaL_checktype(L, 2, LUA_TTABLE);
@@ -445,6 +530,7 @@ static int set_loader(lua_State *L) {
   box *b = xl_newobject(L, XL_LOADER, sizeof *b, destroy_loader); /* at 5 */
   b->s = xl_retainobject(s);
   b->channels_last = opt_bool(L, 2, "channels_last");
+  b->bytes = opt_bool(L, 2, "bytes");
   lua_getfield(L, 2, "order");
   int64_t n;
   const int64_t *items = check_items(L, 6, s, &n);
@@ -477,7 +563,10 @@ static int loader_lua_next(lua_State *L) {
     lua_pushnil(L);
     return 1;
   }
-  push_batch(L, b->s, b->order + batch.start, batch.n, batch.px, batch.c, b->channels_last);
+  if (b->bytes)
+    push_bytes(L, b->s, b->order + batch.start, batch.n, batch.px, batch.c);
+  else
+    push_batch(L, b->s, b->order + batch.start, batch.n, batch.px, batch.c, b->channels_last);
   loader_release(b->l);
   lua_pushinteger(L, batch.start + 1);
   return 3;
@@ -523,11 +612,14 @@ int luaopen_core_loader(lua_State *L) {
     { "batch",  set_batch },
     { "pixels", set_pixels },
     { "mask",   set_mask },
+    { "moved",  set_moved },
     { "count",  set_count },
     { "cached", set_cached },
     { "error",  set_error },
     { "near",   set_near },
     { "scan",   set_scan },
+    { "table",  set_table },
+    { "draws",  set_draws },
     { "loader", set_loader },
     { NULL, NULL },
   };

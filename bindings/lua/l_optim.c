@@ -1,5 +1,5 @@
-/* l_optim.c: core.optim: torch::optim's optimizers. Options are names and numbers here; scripts/medxai/train/optim.lua
- * checks them and is what users call. Groups count from 1. */
+/* l_optim.c: core.optim: the optimizers of tx_optim.cpp. Options are names and numbers here;
+ * scripts/medxai/train/optim.lua checks them and is what users call. Groups count from 1. */
 #include <stdlib.h>
 #include <string.h>
 #include "xl.h"
@@ -83,9 +83,14 @@ static int optim_add_group(lua_State *L) {
 
 /* ---- use ---------------------------------------------------------------------------------------------------- */
 
+/*- o:step([bad]): bad: one number; nothing changes unless it is 0 */
 static int optim_step(lua_State *L) {
   tx_optim *o = to_optim(L);
-  XL_TRY(L, "optimizer", tx_optim_step(o));
+  const tx_tensor *bad = lua_isnoneornil(L, 2) ? NULL : xl_totensor(L, 2);
+  if (bad && tx_tensor_numel(bad) != 1)
+    xl_error(L, "optimizer: step: expected one number that says whether to leave the step out, got %lld",
+             (long long)tx_tensor_numel(bad));
+  XL_TRY(L, "optimizer", tx_optim_step(o, bad));
   return 0;
 }
 

@@ -1,5 +1,5 @@
-/* image.c: images in memory, reading of files by their format, hashes, conversion to floats. image_png.c and
- * image_jpeg.c decode, image_resize.c resizes and crops, image_mask.c applies lung masks. */
+/* image.c: images in memory, reading of files by their format, hashes, conversion to floats. image_png.c,
+ * image_jpeg.c and image_dicom.c decode, image_resize.c resizes and crops, image_mask.c applies lung masks. */
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "alloc.h"
+#include "dicom_file.h"
 #include "image_priv.h"
 #include "sha256.h"
 
@@ -57,26 +58,31 @@ static int not_an_image(const uint8_t *p, size_t n, char *why) {
     return image_fail(why, "the file is empty");
   if (n < 8 && !memcmp(p, "\x89PNG\r\n\x1a\n", n))
     return image_fail(why, "the PNG is truncated");
-  return image_fail(why, "not a PNG or JPEG");
+  return image_fail(why, "not a PNG, JPEG or DICOM");
 }
 
 int image_size(int *w, int *h, int *c, int *bits, const void *bytes, size_t n, char *why) {
   const uint8_t *p = bytes;
-  bool png = is_png(p, n);
-  if (!png && !is_jpeg(p, n))
+  bool png = is_png(p, n), is_dicom = dicom_is(p, n);
+  if (!png && !is_jpeg(p, n) && !is_dicom)
     return not_an_image(p, n, why);
-  int status = png ? image_png_size(w, h, c, p, n, why) : image_jpeg_size(w, h, c, p, n, why);
+  int status = is_dicom ? image_dicom_size(w, h, c, bits, p, n, why)
+               : png    ? image_png_size(w, h, c, p, n, why)
+                        : image_jpeg_size(w, h, c, p, n, why);
   if (status)
     return status;
   if (*w < 1 || *h < 1 || *w > IMAGE_MAX_SIDE || *h > IMAGE_MAX_SIDE || (int64_t)*w * *h > IMAGE_MAX_PIXELS)
     return image_fail(why, IMAGE_TOO_LARGE, *w, *h, IMAGE_MAX_PIXELS >> 20);
-  *bits = png && p[24] == 16 ? 16 : 8;
+  if (!is_dicom)
+    *bits = png && p[24] == 16 ? 16 : 8;
   return IMAGE_OK;
 }
 
-int image_decode(image *out, const void *bytes, size_t n, int white16, char *why) {
+int image_decode(image *out, const void *bytes, size_t n, image_levels levels, char *why) {
   if (is_png(bytes, n))
-    return image_png_decode(out, bytes, n, white16, why);
+    return image_png_decode(out, bytes, n, levels.white16, why);
+  if (dicom_is(bytes, n))
+    return image_dicom_decode(out, bytes, n, &levels.window, why);
   return is_jpeg(bytes, n) ? image_jpeg_decode(out, bytes, n, why) : not_an_image(bytes, n, why);
 }
 
@@ -110,13 +116,13 @@ int image_read_file(uint8_t **bytes, size_t *n, const char *path, char *why) {
   return IMAGE_OK;
 }
 
-int image_load(image *out, const char *path, int white16, char *why) {
+int image_load(image *out, const char *path, image_levels levels, char *why) {
   uint8_t *bytes = NULL;
   size_t n = 0;
   int status = image_read_file(&bytes, &n, path, why);
   if (status)
     return status;
-  status = image_decode(out, bytes, n, white16, why);
+  status = image_decode(out, bytes, n, levels, why);
   mx_free(bytes);
   return status;
 }

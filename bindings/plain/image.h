@@ -1,4 +1,4 @@
-/* image.h: reads PNG and JPEG, writes PNG; Pillow's resize, crops, masks, hashes. No Lua, no libtorch.
+/* image.h: reads PNG, JPEG and DICOM, writes PNG; Pillow's resize, crops, masks, hashes. No Lua, no libtorch.
  * Pixels are 8-bit, rows from the top, channels interleaved; 1 channel (gray) or 3 (red, green, blue): alpha is
  * dropped. Truncated, corrupt or oversized files are errors with a reason. */
 #ifndef MEDXAI_IMAGE_H
@@ -7,10 +7,11 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include "dicom.h"
 
 typedef struct image {
   int w, h, c;  /* c: 1 or 3 */
-  int bits;     /* of the file's samples: 8 or 16 (palettes and 1, 2, 4 bits count as 8) */
+  int bits;     /* of the file's samples: 8 or 16 (palettes and 1, 2, 4 bits count as 8); of DICOM those stored */
   int top;      /* the largest sample of a 16-bit file, else 0: shows whether it holds 12-bit values */
   int notes;    /* IMAGE_NOTE_... bits: what is unusual about the file */
   uint8_t *px;  /* h * w * c bytes; image_free frees */
@@ -21,6 +22,7 @@ typedef struct image {
 enum {
   IMAGE_NOTE_STRAY_BYTES = 1, /* a JPEG with extra bytes or restart markers after a scan: ignored */
   IMAGE_NOTE_ORIENTATION = 2, /* EXIF asks to rotate or mirror the image: not done, as in Pillow's open */
+  IMAGE_NOTE_DICOM = 4,       /* a DICOM file: its window made 8 bits of its samples */
 };
 
 enum { IMAGE_OK = 0, IMAGE_ERROR = 1, IMAGE_NOMEM = 2 };
@@ -34,14 +36,25 @@ void image_free(image *im);                      /* accepts an empty one; may be
 int image_copy(image *out, const image *im);     /* its pixels; IMAGE_OK or IMAGE_NOMEM */
 
 /* ---- files ---- */
-/* white16: the 16-bit sample that becomes 255 (65535: the format's range; 4095 for 12-bit values in 16-bit files).
- * why: room for IMAGE_WHY; says what is wrong, without the path. On failure out is unchanged. */
-int image_decode(image *out, const void *bytes, size_t n, int white16, char *why);
+/* How samples of more than 8 bits become 8. white16: the sample of a 16-bit PNG that becomes 255 (65535: the format's
+ * range; 4095 for 12-bit values in 16-bit files). window: of DICOM files. {65535} takes the file's first window. */
+typedef struct image_levels {
+  int white16;
+  dicom_window window;
+} image_levels;
+/* why: room for IMAGE_WHY; says what is wrong, without the path. On failure out is unchanged. */
+int image_decode(image *out, const void *bytes, size_t n, image_levels levels, char *why);
 int image_read_file(uint8_t **bytes, size_t *n, const char *path, char *why); /* mx_free frees; at most 256 MiB */
-int image_load(image *out, const char *path, int white16, char *why);
+int image_load(image *out, const char *path, image_levels levels, char *why);
 int image_size(int *w, int *h, int *c, int *bits, const void *bytes, size_t n, char *why); /* header only */
 int image_encode_png(uint8_t **bytes, size_t *n, const image *im); /* mx_free frees */
 int image_encode_jpeg(uint8_t **bytes, size_t *n, const image *im, int quality); /* 1 to 100; mx_free frees */
+
+/* ---- DICOM files, through dicom_file.h ---- */
+/* An image's values after its modality LUT and window, as pydicom's apply_voi_lut gives them: h * w * c doubles in
+ * *values (mx_free frees), and the range from black to white, which *inverted (MONOCHROME1) turns round. */
+int image_dicom_values(double **values, dicom_facts *facts, double range[2], bool *inverted, const void *bytes,
+                       size_t n, const dicom_window *window, char *why);
 
 /* ---- geometry ---- */
 /* Pillow's Image.resize(BILINEAR) of 8-bit pixels (antialiased, reducing_gap none), to the last bit. */

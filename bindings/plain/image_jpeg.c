@@ -151,8 +151,8 @@ static void check_components(reader *r) {
     refuse(r, "the JPEG is truncated: a color component has no data");
 }
 
-/* Walks the segments before the first scan: libjpeg's own list of them takes time that grows with the square of their
- * number. */
+/* Reads the segments before the first scan one by one: libjpeg's own list of them takes time that grows with the square
+ * of their number. */
 static void note_orientation(reader *r) {
   const uint8_t *p = r->bytes;
   for (size_t at = 2; at + 4 <= r->n && p[at] == 0xff && p[at + 1] != 0xda;) {

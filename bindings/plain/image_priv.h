@@ -19,4 +19,8 @@ int image_jpeg_decode(image *out, const void *bytes, size_t n, char *why); /* se
 /* The orientation, 1 to 8, that an EXIF block (from its "II" or "MM" on) asks for; 1, as stored, if none. */
 int image_exif_orientation(const uint8_t *exif, size_t n);
 
+/* ---- image_dicom.c: bytes that begin as a DICOM file does ---- */
+int image_dicom_size(int *w, int *h, int *c, int *bits, const void *bytes, size_t n, char *why);
+int image_dicom_decode(image *out, const void *bytes, size_t n, const dicom_window *window, char *why);
+
 #endif

@@ -6,7 +6,7 @@
 #include "vector.h"
 
 /* ---- Pillow's bilinear resize ------------------------------------------------------------------------------ */
-#define PRECISION 22 /* 32 bits less 8 of a pixel less 2 of headroom, as in Pillow */
+#define PRECISION 22 /* of weights: 32 bits minus the 8 of a pixel and 2 spare ones, as in Pillow */
 
 /* For each output position: the first input position and the fixed-point weights of those that it covers. */
 typedef struct taps {

@@ -146,7 +146,7 @@ static int load_mask(const imageset *s, const item *it, const char *path, const 
   image mask = { 0 };
   int status = read_bytes(s, path, &bytes, &n, reason);
   if (!status)
-    status = image_decode(&mask, bytes, n, it->white16, reason);
+    status = image_decode(&mask, bytes, n, (image_levels){ it->white16, { .kind = DICOM_WINDOW_RANGE } }, reason);
   mx_free(bytes);
   if (!status)
     status = image_binary(&mask, reason);
@@ -245,7 +245,7 @@ static int open_picture(imageset *s, int64_t i, image *im, char *why) {
     sha256_finish(&h, digest);
   }
   if (!status)
-    status = image_decode(im, bytes, n, it->white16, reason);
+    status = image_decode(im, bytes, n, (image_levels){ it->white16, s->o.window }, reason);
   mx_free(bytes);
   if (status)
     return cannot_read(why, it->path, reason, status);

@@ -15,7 +15,8 @@ typedef struct imageset_options {
   const char *root;       /* put before every path; not shown in messages */
   int resize_px, size_px; /* short side, then center crop; resize_px 0: neither, for phantoms drawn at size_px */
   image_mask mask;
-  int white16;            /* see image_decode; imageset_white gives an image another one */
+  int white16;            /* see image_levels; imageset_white sets that of a single image */
+  dicom_window window;    /* of DICOM files */
   image_mask_resize mask_resize; /* of mask files of another size than their image */
   int64_t cache_bytes;    /* the most that prepared pixels may keep */
   const phantom *phantom; /* copied; NULL: images are files */

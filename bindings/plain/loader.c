@@ -55,13 +55,12 @@ static double sample(const uint8_t *in, int size, int c, int k, double x, double
   return sum;
 }
 
-static void move(uint8_t *out, const uint8_t *in, int size, int c, double turn, double zoom, double dx, double dy,
-                 bool flip) {
-  double middle = (size - 1) / 2.0, a = cos(turn) / zoom, b = sin(turn) / zoom;
+static void move(uint8_t *out, const uint8_t *in, int size, int c, const loader_draws *d) {
+  double middle = (size - 1) / 2.0, a = d->cosine, b = d->sine;
   for (int y = 0; y < size; y++)
     for (int x = 0; x < size; x++) {
-      double px = x - middle - dx, py = y - middle - dy, u = a * px + b * py, v = a * py - b * px;
-      u = middle + (flip ? -u : u);
+      double px = x - middle - d->dx, py = y - middle - d->dy, u = a * px + b * py, v = a * py - b * px;
+      u = middle + d->mirror * u;
       for (int k = 0; k < c; k++)
         out[((size_t)y * size + x) * c + k] = (uint8_t)(sample(in, size, c, k, u, middle + v) + 0.5);
     }
@@ -81,21 +80,30 @@ static void expose(uint8_t *px, size_t n, double brightness, double contrast) {
     px[i] = table[px[i]];
 }
 
-void loader_augmented(uint8_t *out, const uint8_t *in, int size, int c, const loader_augment *a, uint64_t seed,
-                      uint64_t epoch, const char *id) {
+loader_draws loader_draw(int size, const loader_augment *a, uint64_t seed, uint64_t epoch, const char *id) {
   mx_stream s;
-  size_t n = (size_t)size * size * c;
   mx_stream_init(&s, seed, "augment@1", id, epoch);
   bool flip = mx_stream_uniform(&s, 0) < a->flip;
   double turn = spread(&s, 1, a->rotate_deg) * (3.14159265358979323846 / 180), zoom = 1 + spread(&s, 2, a->scale);
-  double dx = spread(&s, 3, a->shift) * size, dy = spread(&s, 4, a->shift) * size;
-  double brightness = 1 + spread(&s, 5, a->brightness), contrast = 1 + spread(&s, 6, a->contrast);
-  if (flip || turn != 0 || zoom != 1 || dx != 0 || dy != 0)
-    move(out, in, size, c, turn, zoom, dx, dy, flip);
+  return (loader_draws){ cos(turn) / zoom,
+                         sin(turn) / zoom,
+                         spread(&s, 3, a->shift) * size,
+                         spread(&s, 4, a->shift) * size,
+                         flip ? -1 : 1,
+                         1 + spread(&s, 5, a->brightness),
+                         1 + spread(&s, 6, a->contrast) };
+}
+
+void loader_augmented(uint8_t *out, const uint8_t *in, int size, int c, const loader_augment *a, uint64_t seed,
+                      uint64_t epoch, const char *id) {
+  size_t n = (size_t)size * size * c;
+  loader_draws d = loader_draw(size, a, seed, epoch, id);
+  if (d.mirror < 0 || d.cosine != 1 || d.sine != 0 || d.dx != 0 || d.dy != 0)
+    move(out, in, size, c, &d);
   else
     memcpy(out, in, n);
-  if (brightness != 1 || contrast != 1)
-    expose(out, n, brightness, contrast);
+  if (d.brightness != 1 || d.contrast != 1)
+    expose(out, n, d.brightness, d.contrast);
 }
 
 /* ---- threads ----------------------------------------------------------------------------------------------- */

@@ -48,6 +48,14 @@ double loader_waited(const loader *l); /* seconds that loader_next has waited so
 int64_t loader_batches(const loader *l);
 void loader_free(loader *l);         /* stops and joins; accepts NULL */
 
+/* How epoch `epoch` augments an image: out(x, y) is in at middle + R (x - middle - dx, y - middle - dy), mirrored or
+ * not, with R = (cosine, sine; -sine, cosine), turned and scaled; middle = (size - 1) / 2. */
+typedef struct loader_draws {
+  double cosine, sine, dx, dy, mirror; /* mirror: -1 or 1, times the first coordinate */
+  double brightness, contrast;
+} loader_draws;
+loader_draws loader_draw(int size, const loader_augment *a, uint64_t seed, uint64_t epoch, const char *id);
+
 /* Augments one image (c channels, size x size) as epoch `epoch` does; out and in must not overlap. */
 void loader_augmented(uint8_t *out, const uint8_t *in, int size, int c, const loader_augment *a, uint64_t seed,
                       uint64_t epoch, const char *id);

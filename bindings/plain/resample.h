@@ -1,6 +1,7 @@
 /* resample.h: bootstrap resamples of units (patients) and what is summed over them, without Lua and without libtorch.
- * Draw k of resample b is draw b x units + k of a keyed stream: a resample is the same whoever asks for it, in whatever
- * order. Nothing here allocates; sums go from left to right, so that the same numbers come out on every processor. */
+ * Draw k of resample b is draw b x units + k of a keyed stream: a resample is the same in whatever order they are
+ * drawn, and by whatever process. Nothing here allocates; sums go from left to right, so that the same numbers come
+ * out on every processor. */
 #ifndef MEDXAI_RESAMPLE_H
 #define MEDXAI_RESAMPLE_H
 

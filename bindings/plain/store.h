@@ -1,6 +1,6 @@
 /* store.h: files of tensors. Reads torch's zip .pt, its older .pth, and .safetensors, told apart by content; writes .pt
  * and .safetensors whole or not at all (whole_file.h). It runs nothing that a file asks for, and accepts no
- * size from a file that the file's own length does not bear out. Plain C: no Lua, no libtorch. */
+ * size from a file that is larger than the file's own length allows. Plain C: no Lua, no libtorch. */
 #ifndef MEDXAI_STORE_H
 #define MEDXAI_STORE_H
 

@@ -1,5 +1,5 @@
-/* worker.h: threads that load images. They block all signals but those of a crash in themselves (SIGSEGV ...), for
- * which the host prints its report. */
+/* worker.h: threads that load images. They block all signals except those of a crash of their own (SIGSEGV and the
+ * like), for which the host prints its report. */
 #ifndef MEDXAI_WORKER_H
 #define MEDXAI_WORKER_H
 

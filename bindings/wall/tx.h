@@ -150,6 +150,13 @@ int tx_backward(tx_tensor *const *outputs, tx_tensor *const *grads, int n, bool 
 int tx_autograd_grad(tx_tensor **results, tx_tensor *const *outputs, tx_tensor *const *grads, int nout,
                      tx_tensor *const *inputs, int nin, bool retain_graph, bool create_graph,
                      bool allow_unused) TX_NOEXCEPT;
+/* The number that the next operator gets whose gradient is recorded. */
+uint64_t tx_sequence(void) TX_NOEXCEPT;
+/* Times the operators of backward passes on this thread from now on (forgets earlier ones), or no more. */
+void tx_profile(bool on) TX_NOEXCEPT;
+int tx_profile_count(void) TX_NOEXCEPT;
+/* The i-th that ran: its number (UINT64_MAX: a sum into a parameter's gradient), seconds, autograd's name. */
+void tx_profile_get(int i, uint64_t *sequence, double *seconds, const char **name) TX_NOEXCEPT;
 /* max(x, 0), for limit > 0 clamped to limit (ReLU6). The gradient passes only where x and the gradient are positive
  * (guided backpropagation, Springenberg et al. 2015). */
 int tx_guided_relu(tx_tensor **out, const tx_tensor *x, double limit) TX_NOEXCEPT;
@@ -166,16 +173,19 @@ void tx_generator_free(tx_generator *g) TX_NOEXCEPT;
 int tx_generator_get_state(tx_tensor **out, const tx_generator *g) TX_NOEXCEPT; /* uint8 tensor */
 int tx_generator_set_state(tx_generator *g, const tx_tensor *state) TX_NOEXCEPT;
 
-/* ---- optimizers (torch::optim) ---------------------------------------------------------------------------- */
+/* ---- optimizers ------------------------------------------------------------------------------------------- */
 typedef struct tx_optim tx_optim;
-typedef struct tx_option { const char *name; double value; } tx_option; /* "lr", "momentum", "nesterov" (0 or 1) ... */
+/* "lr", "momentum", "nesterov" (0 or 1) ...; of all groups together "fused": one kernel a step where libtorch has it */
+typedef struct tx_option { const char *name; double value; } tx_option;
 /* "sgd" "adam" "adamw" "rmsprop" */
 int tx_optim_new(tx_optim **out, const char *kind, const tx_option *options, int n) TX_NOEXCEPT;
 void tx_optim_free(tx_optim *o) TX_NOEXCEPT;
 int tx_optim_add_group(tx_optim *o, tx_tensor *const *params, const char *const *names, int n, const tx_option *options,
                        int noptions) TX_NOEXCEPT;
 int tx_optim_groups(const tx_optim *o) TX_NOEXCEPT;
-int tx_optim_step(tx_optim *o) TX_NOEXCEPT;
+/* One update by the gradients. bad: NULL, or one number; nothing changes unless it is 0. Out of memory: nothing has
+ * changed. */
+int tx_optim_step(tx_optim *o, const tx_tensor *bad) TX_NOEXCEPT;
 int tx_optim_zero_grad(tx_optim *o) TX_NOEXCEPT; /* sets gradients to None, as PyTorch 2 does */
 int tx_optim_set_lr(tx_optim *o, int group, double lr) TX_NOEXCEPT; /* group -1: all */
 int tx_optim_get_lr(double *lr, const tx_optim *o, int group) TX_NOEXCEPT;
@@ -206,8 +216,15 @@ void tx_memory_fail_after(int64_t n, int64_t times) TX_NOEXCEPT;
 int tx_set_threads(int n) TX_NOEXCEPT;
 int tx_get_threads(void) TX_NOEXCEPT;
 int tx_cuda_count(void) TX_NOEXCEPT;
-int tx_cuda_synchronize(void) TX_NOEXCEPT;
+/* Work goes to this device where a device's name has no number; an error that says why where it is not here, or
+ * computes nothing. "cpu": nothing changes. */
+int tx_use_device(const char *device) TX_NOEXCEPT;
+int64_t tx_free_bytes(void) TX_NOEXCEPT; /* that the device in use can still give; 0: no device, or it does not say */
+int tx_synchronize(void) TX_NOEXCEPT; /* waits until the devices have finished; for every time that is measured */
 int tx_set_deterministic(bool on) TX_NOEXCEPT;
+/* Products of float32 on CUDA in TF32 (10 bits of mantissa): off from the start, cuDNN's too. */
+int tx_set_tf32(bool on) TX_NOEXCEPT;
+bool tx_get_tf32(void) TX_NOEXCEPT;
 
 /* ---- files (tx_store.cpp) --------------------------------------------------------------------------------- */
 /* A tensor of those sizes and strides over base's storage, but not a view of base to autograd. offset: in elements. The

@@ -4,6 +4,7 @@
 #include "tx_priv.hpp"
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
+#include <ATen/SequenceNumber.h>
 #include <ATen/autocast_mode.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -11,8 +12,10 @@
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
+#include <chrono>
 #include <cstring>
 #include <mutex>
+#include <string>
 #include <unordered_set>
 #include <vector>
 
@@ -21,24 +24,55 @@ using torch::autograd::variable_list;
 
 namespace {
 
+// ---- times of a backward pass ------------------------------------------------------------------------------------
+
+struct Timed {
+  uint64_t sequence;
+  std::string name;
+  double seconds;
+};
+struct Profile {
+  bool on = false;
+  std::vector<Timed> list;
+  std::chrono::steady_clock::time_point begun;
+  bool runs = false;  // the last entry's operator
+
+  void end() noexcept {
+    if (runs) list.back().seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
+    runs = false;
+  }
+  void begin(const Node &n) {
+    end();
+    list.push_back({n.sequence_nr(), n.name(), 0});
+    runs = true;
+    begun = std::chrono::steady_clock::now();
+  }
+};
+thread_local Profile profile;
+
 // ---- interrupts ------------------------------------------------------------------------------------------------
 
 struct StopHook : torch::autograd::FunctionPreHook {
+  explicit StopHook(const Node &n) : node(n) {}
   variable_list operator()(const variable_list &grads) override {
     tx::check_interrupt();
+    if (profile.on) profile.begin(node);
     return grads;
   }
+  const Node &node;  // that it stands at
 };
 
 // Puts a hook on every node of the outputs' graph and removes it again: a retained graph, and the leaves' nodes, must
-// not collect one hook per pass. The nodes live as long as the outputs, which the caller holds.
+// not collect one hook per pass. The nodes live as long as the outputs, which the caller holds; but for the node of an
+// output that is a leaf itself, which lives as long as somebody asks for it: it is held here.
 class Watch {
  public:
   explicit Watch(const variable_list &outputs) {
     tx::check_interrupt();
     try {
       for (const auto &t : outputs)
-        if (t.defined() && t.requires_grad()) reach(torch::autograd::impl::gradient_edge(t).function.get());
+        if (t.defined() && t.requires_grad()) roots.push_back(torch::autograd::impl::gradient_edge(t).function);
+      for (const auto &root : roots) reach(root.get());
       for (size_t i = 0; i < nodes.size(); i++)  // nodes grows while it is walked
         for (const auto &edge : nodes[i]->next_edges()) reach(edge.function.get());
     } catch (...) {
@@ -46,7 +80,10 @@ class Watch {
       throw;
     }
   }
-  ~Watch() { release(); }
+  ~Watch() {
+    profile.end();
+    release();
+  }
   Watch(const Watch &) = delete;
   Watch &operator=(const Watch &) = delete;
 
@@ -54,7 +91,7 @@ class Watch {
   void reach(Node *n) {
     if (!n || !seen.insert(n).second) return;
     nodes.push_back(n);
-    n->add_pre_hook(std::make_unique<StopHook>());
+    n->add_pre_hook(std::make_unique<StopHook>(*n));
   }
   void release() noexcept {
     for (Node *n : nodes) {
@@ -62,6 +99,7 @@ class Watch {
       if (!hooks.empty() && dynamic_cast<StopHook *>(hooks.back().get())) hooks.pop_back();
     }
   }
+  std::vector<std::shared_ptr<Node>> roots;
   std::vector<Node *> nodes;
   std::unordered_set<Node *> seen;
 };
@@ -154,6 +192,22 @@ extern "C" int tx_autograd_grad(tx_tensor **results, tx_tensor *const *outputs, 
     }
     for (int i = 0; i < nin; i++) results[i] = tx::give(std::move(found[size_t(i)]));
   });
+}
+
+extern "C" uint64_t tx_sequence(void) noexcept { return at::sequence_number::peek(); }
+
+extern "C" void tx_profile(bool on) noexcept {
+  profile.on = on;
+  if (on) profile.list.clear();
+}
+
+extern "C" int tx_profile_count(void) noexcept { return int(profile.list.size()); }
+
+extern "C" void tx_profile_get(int i, uint64_t *sequence, double *seconds, const char **name) noexcept {
+  const Timed &t = profile.list[size_t(i)];
+  *sequence = t.sequence;
+  *seconds = t.seconds;
+  *name = t.name.c_str();
 }
 
 extern "C" int tx_guided_relu(tx_tensor **out, const tx_tensor *x, double limit) noexcept {

@@ -1,7 +1,7 @@
 /* tx_dist.h: processes that train one network together, over libtorch's own c10d: a store of keys and texts (TCPStore),
  * collectives (Gloo), and the sums of gradients (the Reducer of DistributedDataParallel). As in tx.h, no exception
  * leaves a function. Every process calls the collectives of a group in the same order. After an error in one, the
- * group is of no more use: another process has ended or does not answer. */
+ * group cannot be used again: another process has ended or does not answer. */
 #ifndef MEDXAI_TX_DIST_H
 #define MEDXAI_TX_DIST_H
 

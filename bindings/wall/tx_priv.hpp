@@ -7,6 +7,7 @@
 #include <atomic>
 #include <exception>
 #include <optional>
+#include <string>
 #include <utility>
 #include "mx_assert.h"
 #include "tx.h"
@@ -51,6 +52,40 @@ template <class T> using optional = c10::optional<T>;
 
 inline int64_t int_of(const c10::IValue &v) { return v.toSymInt().expect_int(); }
 
+// Copies lists of tensors of equal shapes.
+inline void copy_lists(at::TensorList to, at::TensorList from) {
+#if TX_TORCH_2_3
+  at::_foreach_copy_(to, from);
+#else
+  for (size_t i = 0; i < to.size(); i++) to[i].copy_(from[i]);
+#endif
+}
+
+// One kernel for a whole step, where libtorch has it. bad: a number on the device; the step is left out unless it is 0.
+#if TX_TORCH_2_3
+constexpr bool has_fused = true;
+inline void fused_adam(bool decoupled, at::TensorList p, at::TensorList g, at::TensorList mean, at::TensorList square,
+                       at::TensorList most, at::TensorList steps, double lr, double beta1, double beta2,
+                       double weight_decay, double eps, bool amsgrad, const std::optional<at::Tensor> &bad) {
+  const auto step = [&](auto &&f) {
+    f(p, g, mean, square, most, steps, lr, beta1, beta2, weight_decay, eps, amsgrad, false, std::nullopt, bad);
+  };
+  if (decoupled) step([](auto &&...a) { at::_fused_adamw_(a...); });
+  else step([](auto &&...a) { at::_fused_adam_(a...); });
+}
+inline void fused_sgd(at::TensorList p, at::TensorList g, at::TensorList buffers, double weight_decay, double momentum,
+                      double lr, bool nesterov, const std::optional<at::Tensor> &bad) {
+  at::_fused_sgd_(p, g, buffers, weight_decay, momentum, lr, 0.0, nesterov, false, false, std::nullopt, bad);
+}
+#else
+constexpr bool has_fused = false;
+inline void fused_adam(bool, at::TensorList, at::TensorList, at::TensorList, at::TensorList, at::TensorList,
+                       at::TensorList, double, double, double, double, double, bool,
+                       const c10::optional<at::Tensor> &) {}
+inline void fused_sgd(at::TensorList, at::TensorList, at::TensorList, double, double, double, bool,
+                      const c10::optional<at::Tensor> &) {}
+#endif
+
 // Runs f (returns nothing, or a status) and never throws.
 template <class F>
 int guard(F &&f) noexcept {
@@ -92,10 +127,16 @@ inline tx_tensor *give(const at::Tensor &t) { return give(at::Tensor(t)); }
 
 // ---- memory (tx_memory.cpp, tx_cuda.cpp) ----
 
-void reserve(int64_t bytes);               // throws as an allocation of so many CPU bytes would; takes none
+// While one lives on a thread, no number (64 bytes at most) is refused to it: libtorch makes a tensor of each scalar
+// that meets a tensor, and what must not stop half way must not stop at that.
+struct Unrefused {
+  Unrefused() noexcept;
+  ~Unrefused();
+};
 void cuda_memory(tx_memory *out) noexcept; // these three do nothing without CUDA
 void cuda_reset_peak() noexcept;
 void cuda_empty_cache() noexcept;
+std::string why_no_cuda(int index);        // why there is no CUDA device of this number; empty: it is here
 
 // ---- names: "float32", "channels_last", "strided", "cuda:0"; they throw on a name that is not known ----
 

@@ -212,12 +212,8 @@ at::Device device_of(const char *name) {
   if (!looks_like_device(name))
     throw std::invalid_argument(std::string("unknown device '") + name + "' (one of cpu cuda cuda:0 cuda:1 ...)");
   if (is_cuda_name(name)) {
-    int count = tx_cuda_count();
-    if (count == 0)
-      throw std::invalid_argument(std::string("device '") + name + "' is not here (this libtorch sees no CUDA device)");
-    if (name[4] && atoi(name + 5) >= count)
-      throw std::invalid_argument(std::string("device '") + name + "' is not here (" + std::to_string(count)
-                                  + " CUDA devices)");
+    const std::string why = why_no_cuda(name[4] ? atoi(name + 5) : 0);
+    if (!why.empty()) throw std::invalid_argument(std::string("device '") + name + "' is not here: " + why);
   }
   return at::Device(std::string(name));
 }

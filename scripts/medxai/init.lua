@@ -4,8 +4,11 @@ local check = require "medxai.base.check"
 
 ---@class medxai
 ---@field run fun(options: medxai.RunOptions): medxai.Run a run folder and its steps: fit, evaluate, explain, report
----@field dataset medxai.Datasets readers: covid_qu_ex, folders, masked_folders, manifest, files, phantom
----@field trained fun(run: string, options?: medxai.TrainedOptions): medxai.Model, medxai.Dataset model and data of an earlier run
+---@field dataset medxai.Datasets readers: covid_qu_ex, folders, masked_folders, manifest, files, phantom, from,
+---   and of published data sets chexpert, covid19_radiography, mimic_cxr_jpg, nih_chestxray14, padchest,
+---   rsna_pneumonia, vindr_cxr
+--- model and data of an earlier run
+---@field trained fun(run: string, options?: medxai.TrainedOptions): medxai.Model, medxai.Dataset
 ---@field models medxai.Models the seven networks
 ---@field optim medxai.Optim optimizers and schedules: sgd, adam, adamw, rmsprop, step_lr ...
 ---@field graph table the builder of networks
@@ -13,7 +16,8 @@ local check = require "medxai.base.check"
 ---@field maskmaker fun(options: medxai.MaskmakerOptions): table writes lung-masked copies of a data set
 ---@field save fun(path: string, value: table) writes a model or plain nested data as .pt or .safetensors
 ---@field load fun(path: string): table reads .pt, .pth and .safetensors
----@field save_checkpoint fun(path: string, value: table) writes nested tables of tensors, numbers, texts and booleans as .pt
+--- writes nested tables of tensors, numbers, texts and booleans as .pt
+---@field save_checkpoint fun(path: string, value: table)
 ---@field load_checkpoint fun(path: string): any reads them, or what torch.save wrote of plain data
 ---@field torch table the operators of libtorch
 ---@field tensor fun(data: any, options?: table): medxai.Tensor a tensor of numbers

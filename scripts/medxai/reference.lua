@@ -125,6 +125,8 @@ local function functions()
       doc = "A copy with random weights from the output back to a part (Adebayo et al. 2018)." },
     { name = "summary", usage = "print(model:summary { depth = 2 })", options = model.summary_spec,
       doc = "A network as text: names, operators, shapes, parameters." },
+    { name = "profile", usage = "print((model:profile { training = true }))", options = model.profile_spec,
+      doc = "Where the time of a pass goes: seconds of nodes and operators, forward and backward." },
     { name = "scorer", usage = "scorer.new(model, { budget_mb = 512 })",
       options = require("medxai.perturb.scorer").spec, doc = "Logits of many perturbed images, in chunks." },
     { name = "boundaries", usage = "xai.regions.boundaries(labels)",

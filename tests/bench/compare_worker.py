@@ -13,6 +13,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 warnings.filterwarnings("ignore")
+torch.set_num_threads(1)
 answers, sys.stdout = sys.stdout, open(os.devnull, "w")  # Quantus prints advice
 import quantus  # noqa: E402
 
@@ -40,44 +41,50 @@ SETS = {"faithfulness": [faithfulness], "infidelity": [infidelity], "road": [roa
 
 
 def judge(name):
-    """Seconds; -1 where Quantus stops (its ROAD with an IndexError on images of three channels)."""
-    start = time.perf_counter()
-    try:
-        judge_all(name)
-    except IndexError:
-        return -1
-    return time.perf_counter() - start
-
-
-def judge_all(name):
+    """Processor seconds for ten maps of one image, given as one batch: the fastest way that Quantus has."""
+    start = time.process_time()
+    gray = name == "road"
+    n = len(maps)
     for make in SETS[name]:
-        for a in maps:
-            make()(
-                model=model,
-                x_batch=x.copy(),
-                y_batch=np.array([0]),
-                a_batch=a.copy(),
-                channel_first=True,
-                softmax=False,
-                device="cpu",
-            )
+        make()(
+            model=Gray(model) if gray else model,
+            x_batch=np.repeat(x[:, :1] if gray else x, n, 0),
+            y_batch=np.zeros(n, dtype=int),
+            a_batch=(maps[:, :1] if gray else maps).copy(),
+            channel_first=True,
+            softmax=False,
+            device="cpu",
+        )
+    return time.process_time() - start
 
 
-def load(name):
+class Gray(torch.nn.Module):
+    """The network behind an input of one channel: Quantus' ROAD stops with an IndexError on three."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+        self.eval()
+
+    def forward(self, one):
+        return self.network(one.expand(-1, 3, -1, -1))
+
+
+def load(name, px):
     global model, x, maps
     torch.manual_seed(1)
     model = thesis_network(name)
     model.eval()
-    n = 299 if name == "inception_v3" else 224
+    n = int(px)
     y, across = np.mgrid[0:n, 0:n].astype(np.float32)
     grey = np.clip(np.sin(y * 0.11) * np.cos(across * 0.07) * 0.3 + 0.5 + np.sin(y * across * 0.37) * 0.1, 0, 1)
     x = np.stack([grey] * 3)[None].astype(np.float32)
-    maps = [
-        np.stack([np.exp(-((y - 0.08 * k * n) ** 2 + (across - 0.6 * n) ** 2) / (2 * (0.25 * n) ** 2))] * 3)[
-            None
-        ].astype(np.float32)
-        for k in range(1, 11)
-    ]
+    maps = np.stack(
+        [
+            np.stack([np.exp(-((y - 0.08 * k * n) ** 2 + (across - 0.6 * n) ** 2) / (2 * (0.25 * n) ** 2))] * 3)
+            for k in range(1, 11)
+        ]
+    ).astype(np.float32)
     return memory_mark()
 
 
@@ -89,4 +96,4 @@ def drop():
 
 
 sys.stdout = answers
-serve(hello=lambda: torch.__version__, load=load, judge=judge, drop=drop)
+serve(hello=lambda: torch.__version__, load=load, judge_cpu=judge, drop=drop)

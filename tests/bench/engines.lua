@@ -1,7 +1,9 @@
--- ./bootstrap bench engines [NETWORK ...] [batch=1,8] [threads=1,2] [repeats=5] [bfloat16]: a pass without gradients of
--- the seven networks, ours beside torch 2.13 (NCHW and channels last), ONNX Runtime and OpenVINO from PyPI, interleaved
--- in one run. Medians of seconds; best: the fastest peer's seconds over ours (above 1: ours is faster), the same of
--- processor time, which tells more on a busy machine; MB: the largest that a process grows by for network and passes.
+-- ./bootstrap bench engines [NETWORK ...] [batch=1,8] [threads=1,2] [repeats=5] [bfloat16] [avx2]: a pass without
+-- gradients of the seven networks, ours beside torch 2.13 (NCHW and channels last), ONNX Runtime and OpenVINO from
+-- PyPI, interleaved in one run. avx2: all are told to do without AVX-512 by the variables that their libraries read
+-- (oneDNN, ATen, MKL; ONNX Runtime reads none and takes what the processor has). Medians of seconds; best: the fastest
+-- peer's seconds over ours (above 1: ours is faster), the same of processor time, which tells more on a busy
+-- machine; MB: the largest that a process grows by for network and passes.
 -- The Python is MEDXAI_ENGINES, or made in build/engines with pip. It judges nothing and fails nothing.
 local host = require "medxai.host"
 local bench = dofile(host.script_dir .. "/side.lua")
@@ -10,7 +12,7 @@ local here, quote, median, row, heading, geometric = bench.here, bench.quote, be
 
 local networks = { "squeezenet1_0", "mobilenet_v2", "efficientnet_b0", "densenet121", "resnet50", "inception_v3",
   "vgg19" }
-local batches, threads, repeats, dtype = { 1, 8 }, { 1, 2 }, 5, nil
+local batches, threads, repeats, dtype, limits = { 1, 8 }, { 1, 2 }, 5, nil, ""
 local engines = { "torch", "torch_channels_last", "onnxruntime", "openvino" }
 
 local packages = "torch==2.13.0 torchvision==0.28.0 onnxruntime openvino openvino-telemetry onnx onnx_ir onnxscript "
@@ -44,6 +46,8 @@ for _, word in ipairs { ... } do
   elseif key == "threads" then threads = numbers(value)
   elseif key == "repeats" then repeats = numbers(value)[1]
   elseif word == "bfloat16" then dtype = word
+  elseif word == "avx2" then
+    limits = "DNNL_MAX_CPU_ISA=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 "
   else chosen[#chosen + 1] = word end
 end
 if #chosen > 0 then networks = chosen end
@@ -104,9 +108,9 @@ local function processor()
   for _, flag in ipairs { "avx2", "avx512f", "avx512_bf16", "amx_tile" } do
     if text:find("[ \t]" .. flag .. "[ \n]") then has[#has + 1] = flag end
   end
-  local limit = os.getenv "DNNL_MAX_CPU_ISA"
-  return ("%s, %d cores, %s%s"):format(text:match "model name%s*: ([^\n]*)" or "?", host.cores, table.concat(has, " "),
-    limit and " (ours limited to " .. limit .. ")" or "")
+  local load_average = (io.open "/proc/loadavg" or io.stdin):read "n"
+  return ("%s, %d cores, %s; %sload average %s"):format(text:match "model name%s*: ([^\n]*)" or "?", host.cores,
+    table.concat(has, " "), limits ~= "" and "set: " .. limits .. "; " or "", load_average)
 end
 
 io.stdout:setvbuf "line"
@@ -126,10 +130,10 @@ local ok, message = xpcall(function()
   local exporter = start("exporter", ("%s %s/engines.py torch 2 %s"):format(quote(python), here, dir), dir)
   for _, count in ipairs(threads) do
     local children = { start("ours" .. count,
-      ("%s --threads %d %s/engines_worker.lua"):format(quote(host.exe), count, here), dir) }
+      ("%s%s --threads %d %s/engines_worker.lua"):format(limits, quote(host.exe), count, here), dir) }
     for _, engine in ipairs(engines) do
-      local child = start(engine .. count, ("OMP_NUM_THREADS=%d %s %s/engines.py %s %d %s"):format(count, quote(python),
-        here, engine, count, dir), dir)
+      local child = start(engine .. count, ("%sOMP_NUM_THREADS=%d %s %s/engines.py %s %d %s"):format(limits, count,
+        quote(python), here, engine, count, dir), dir)
       local version = child:ask "hello"
       child.name = engine:gsub("_channels_last", " nhwc") .. " " .. version
       children[#children + 1] = child

@@ -1,5 +1,5 @@
 """The other side of ./bootstrap bench exported: torch.export.load, the module itself in eager PyTorch,
-pytorch-grad-cam. See exported_worker.lua."""
+pytorch-grad-cam; with the word "module" the exported program as a module. See exported_worker.lua."""
 
 import contextlib
 import os
@@ -37,6 +37,9 @@ def open_(folder, which, _layout=None):
 def eager():
     """The module that was exported, with the file's weights."""
     global net
+    if sys.argv[2:] == ["module"]:
+        net = program.module()
+        return 1
     net = large(name)[0].eval()
     net.load_state_dict(program.state_dict, strict=False)
     return 1

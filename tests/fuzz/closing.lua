@@ -1,8 +1,8 @@
--- Closes what a call works with while it is under way: for every binding of the core and for n = 0, 1, 2 ... a
--- finalizer runs at the n-th place of the call where Lua may collect, and closes every tensor and object that was
--- passed, or the scope that they and the results lie in, until the call has no more such places; likewise where a
--- tensor allocation fails. The call must give the undisturbed result, or say that something is closed or memory is out.
--- Ending the process, or giving anything else, is the fault that this looks for.
+-- Closes the arguments of a call while it runs. For every binding of the core and for n = 0, 1, 2 ... a finalizer runs
+-- at the n-th place of the call where Lua may collect garbage, until the call has no more such places. It closes every
+-- tensor and object that was passed, or the scope that holds them and the results. The same is tried where a tensor
+-- allocation fails. The call must return the undisturbed result, or raise that something is closed or that memory is
+-- out. A call fails the test when it ends the process or returns anything else.
 --   medxai-run tests/fuzz/closing.lua [PATTERN]
 -- The last line names the bindings that no case calls; the exit status is 1 where there are any. tests/memory_held.lua
 -- runs it.
@@ -193,6 +193,13 @@ case("autograd.grad", function() local v = leaf() v.y = v.x * v.x return v end, 
   local options = { grad_outputs = { v.g, v.g }, allow_unused = true, retain_graph = true }
   return core.autograd.grad({ v.y, v.y }, { v.x }, options)
 end)
+case("autograd.profile", leaf, function(v)
+  core.autograd.profile(true)
+  local ok, message = pcall(function() (v.x * v.x):sum():backward() end)
+  local ran = core.autograd.profile(false)
+  if not ok then error(message, 0) end
+  return #ran > 0
+end)
 case("autograd.guided_relu", abc, function(v) return core.autograd.guided_relu(v.a, 6) end)
 case("autograd.get_rng_state autograd.set_rng_state", function()
   return { s = core.autograd.get_rng_state() }
@@ -320,6 +327,14 @@ end)
 case("image.encode image.decode", picture, function(v)
   return core.image.decode(core.image.encode(v.p)), core.image.encode(v.m)
 end)
+case("image.dicom", function()
+  local f <close> = assert(io.open(require("medxai.host").script_dir .. "/../reference/dicom/plain8.dcm", "rb"))
+  return { bytes = f:read "a" }
+end, function(v)
+  local ok, x = pcall(core.image.dicom, v.bytes)
+  if ok or x:find "no DCMTK" then return ok and x end
+  error(x, 0)
+end)
 case("image.resize image.fit", picture, function(v)
   return core.image.resize(v.p, 5, 4), core.image.resize(v.m, 5, 4, "nearest"), core.image.fit(v.p, 6, 5)
 end)
@@ -373,8 +388,9 @@ case("set.white image.load_mask", picture, function(v)
   core.image.save(path, v.m)
   return core.image.load_mask(path), s:count()
 end)
-case("set.facts set.batch set.pixels set.mask", function() return { s = set() } end, function(v)
-  return v.s:facts(2), v.s:batch { 1, 3 }, v.s:batch({ 2 }, true), v.s:pixels(1), v.s:mask(1, "lungs")
+case("set.facts set.batch set.pixels set.mask set.table set.draws", function() return { s = set() } end, function(v)
+  return v.s:facts(2), v.s:batch { 1, 3 }, v.s:batch({ 2 }, true), v.s:pixels(1), v.s:mask(1, "lungs"), v.s:table(),
+    v.s:draws({ 1, 2 }, { seed = 3, epoch = 1, augment = { shift = 0.1 } })
 end)
 case("set.near", function()
   return { s = set() } end, function(v) return v.s:near({ 1, 2, 3 }, { 1, 2, 3 }, 64, -1, 10)
@@ -488,7 +504,8 @@ local exempt = {} -- they take no tensor and no object, and give none
 for name in ([[
   tensor.is_tensor tensor.error_full tensor.torch_version tensor.name_fits tensor.deny tensor.op_names tensor.op_schemas
   tensor.close autograd.manual_seed autograd.is_grad_enabled optimizer.close device.cuda_count device.set_deterministic
-  device.set_threads device.synchronize device.threads memory.c_fail_after memory.collect memory.empty_cache
+  device.set_threads device.synchronize device.threads device.now device.use
+  device.set_tf32 device.free_bytes memory.c_fail_after memory.collect memory.empty_cache
   memory.fail_after memory.live memory.lua_fail_after memory.reset_peak memory.set_cache memory.set_limit memory.stats
   figure.base64 figure.blend figure.color figure.png figure.text_width]]):gmatch "%S+" do exempt[name] = true end
 

@@ -1,11 +1,12 @@
 -- Damages files of every kind that the program reads, and reads them: PNG, JPEG, .pt, .pth, .safetensors, .npy, CSV,
 -- JSON.
 --   medxai-run tests/fuzz/files.lua [--only KIND] [--cases N] [--seconds N] [--fuzz_seed N] [--keep DIR]
--- cases: of each kind (default 2000); seconds: goes on with new seeds for so long. Each case is fixed by kind, seed and
--- number. A child process (this file again, told so by its environment) notes each case before it reads the file; when
--- it dies, the note and the file say of what, and the next child goes on behind it. Wrong is what ends the process,
--- takes long, takes memory that the file's size does not bear out, leaks, or raises anything but a text that a person
--- can read. Files that did are kept in --keep (default: a new folder in /tmp, named at the end).
+-- --cases: of each kind (default 2000). --seconds: repeats with new seeds until that time has passed. A case is
+-- determined by kind, seed and number. A child process (this file again; an environment variable tells it so) notes
+-- each case before it reads the file. When the child dies, the note and the file show the case, and a new child
+-- continues with the next one. A case fails when it ends the process, takes too long, takes more memory than the file's
+-- size explains, leaks, or raises anything but a text that a person can read. Files of failed cases are kept in --keep
+-- (default: a new folder in /tmp, named at the end).
 local host = require "medxai.host"
 
 local dir = os.getenv "MEDXAI_FUZZ_DIR" -- a child's folder
@@ -281,8 +282,8 @@ local function read_json(bytes, path)
   if canon.write(canon.read(text)) ~= text then return "what was read is written otherwise" end
 end
 
--- suffix; words; whole files or their names; damage; read; megabytes: the most that any file may take (pictures may
--- claim 64 megapixels; default: as its size bears out)
+-- suffix; words; whole files or their names; damage; read; megabytes: the most memory that any file may take
+-- (pictures may have 64 megapixels; default: what the file's size explains)
 local kinds = {
   png = { ".png", png_words, "pictures/*.png", damaged_png, read_image, megabytes = 1500 },
   jpeg = { ".jpg", jpeg_words, jpeg_files, damaged, read_image, megabytes = 1500 },

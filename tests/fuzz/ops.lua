@@ -1,10 +1,12 @@
 -- Calls every documented operator with bad arguments and writes down which of them end the process.
 --   medxai-run tests/fuzz/ops.lua [--cases N] [--fuzz_seed N] [--only PATTERN] [--all yes] [--list FILE]
--- A child process (this file again, told so by its environment) calls operator after operator and notes each call
--- before it is made; when the child dies, the note says of what, and the next child goes on behind it. Memory and time
--- are bounded. --all yes tries the denied ones too; --list writes the names that died, one per line, with the signal.
--- --fail yes: instead, each allocation of a call that goes well fails once. The call must raise, or leave results,
--- arguments and random generator equal to the undisturbed call's to the last bit; the first that does not ends the run.
+-- A child process (this file again; an environment variable tells it so) calls one operator after the other and notes
+-- each call before it is made. When the child dies, the note shows the call, and a new child continues with the next
+-- one. Memory and time are bounded. --all yes: denied operators, too. --list: writes the operators that ended a child,
+-- one per line, with the signal.
+-- --fail yes: instead, in calls that succeed each allocation is made to fail once. The call must raise, or leave
+-- results, arguments and random generator equal to those of the undisturbed call, to the last bit. The first call that
+-- does neither ends the run.
 -- tests/tensor_fuzz.lua calls a few cases of each.
 local host = require "medxai.host"
 

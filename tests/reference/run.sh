@@ -238,18 +238,19 @@ part_statistics() {
     MEDXAI_STATS_PEERS=$work/stats_peers.json ours stats_reference
 }
 
-# The metrics of run:compare against Quantus 0.6.0 and captum, on a tiny network; in an environment of its own.
+# The metrics of run:compare against Quantus 0.6.0 and captum, on a tiny network; in an environment of its own, with
+# torchvision, whose networks ./bootstrap bench compare uses.
 setup_c() {
   c=${MEDXAI_REF_C:-$work/c/bin/python}
-  (cd / && "$c" -c 'import quantus, captum') >/dev/null 2>&1 && return 0
-  [ -z "${MEDXAI_REF_C:-}" ] || { say "$c lacks quantus or captum"; return 1; }
-  say "environment c: torch 2.13.0, Quantus 0.6.0 and captum 0.9.0 in build/reference/c"
+  imports "$c" 'import quantus, captum; from vision import torchvision' && return 0
+  [ -z "${MEDXAI_REF_C:-}" ] || { say "$c lacks quantus, captum or torchvision"; return 1; }
+  say "environment c: torch 2.13.0, torchvision 0.28.0, Quantus 0.6.0 and captum 0.9.0 in build/reference/c"
   { /usr/bin/python3 -m venv "$work/c" &&
     { "$work/c/bin/pip" install -q torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu ||
       "$work/c/bin/pip" install -q torch==2.13.0; } &&
     "$work/c/bin/pip" install -q numpy pandas scipy scikit-image scikit-learn matplotlib tqdm cachetools \
       opencv-python-headless cloudpickle narwhals &&
-    "$work/c/bin/pip" install -q --no-deps quantus==0.6.0 captum==0.9.0; } >"$work/c.log" 2>&1 || {
+    "$work/c/bin/pip" install -q --no-deps torchvision==0.28.0 quantus==0.6.0 captum==0.9.0; } >"$work/c.log" 2>&1 || {
       tail -n 5 "$work/c.log" >&2; return 1; }
 }
 

@@ -26,9 +26,8 @@ end
 --- Begins the progress of something of `total` units (images).
 ---@param name string "epoch 2/8"
 ---@param total integer
----@param whole? { done: number, total: number, extra: number } units of the whole work and seconds beside them
----   (validation):
---- makes the time left one for all of it
+---@param whole? { done: number, total: number, extra: number, left: fun(): number } units of the whole work and seconds
+---   beside them (validation): makes the time left one for all of it; or left: who knows better says the seconds
 ---@return medxai.Progress
 function Progress.new(name, total, whole)
   local now = host.now()
@@ -82,6 +81,7 @@ function Progress:show(text)
 end
 
 function Progress:left(elapsed)
+  if self.whole and self.whole.left then return self.whole.left() end
   if self.count == 0 then return math.huge end
   local units = self.total - self.count
   if self.whole then units = self.whole.total - self.whole.done - self.count end

@@ -231,7 +231,8 @@ local most_cut = 0.01 -- of an image's samples above white: less is a marker, or
 -- What is wrong with one image's range, nil where nothing is.
 local function range_fault(item, facts)
   if facts.low == facts.high then return facts.alpha and "alpha" or "flat" end
-  if facts.bits == 16 then
+  if facts.dicom and facts.high - facts.low < 32 then return "narrow" end
+  if facts.bits == 16 and not facts.dicom then
     local white = item.white or 65535
     if facts.top * 2 < white then return "dark16" end
     return facts.over > most_cut and "cut16" or nil
@@ -273,6 +274,10 @@ local range_words = {
     local one, many = "has one color everywhere and its" .. where, "have one color everywhere and their" .. where
     return of_all(f, n, "images", one, many)
   end,
+  narrow = function(f, n)
+    return of_all(f, n, "images", "comes out with fewer than 32 gray levels", "come out with fewer than 32 gray levels")
+      .. ". Write window = \"minmax\", or a window that fits, if the file's own does not"
+  end,
   dark = function(f, n)
     local words = of_all(f, n, "images", "comes out dark", "come out dark")
     return words .. (": no value above %d of 255"):format(highest(f, "high"))
@@ -300,13 +305,13 @@ local function range_notes(items, set)
   for _, item in ipairs(items) do
     local facts = set:facts(item.index)
     local fault = not item.number and range_fault(item, facts) -- drawn ones are as they should be
-    if facts.bits == 16 then bits16 = bits16 + 1 end
+    if facts.bits == 16 and not facts.dicom then bits16 = bits16 + 1 end
     if fault then
       found[fault] = found[fault] or {}
       table.insert(found[fault], { item = item, facts = facts })
     end
   end
-  for _, fault in ipairs { "dark16", "cut16", "dark", "bright", "flat", "alpha" } do
+  for _, fault in ipairs { "dark16", "cut16", "narrow", "dark", "bright", "flat", "alpha" } do
     local of = fault:find "16" and bits16 or #items
     if found[fault] then notes[#notes + 1] = range_words[fault](found[fault], of) end
   end

@@ -62,7 +62,7 @@ local function read_class(items, root, split, label, part)
   if not listing.is_folder(folder) then return false, folder end
   local pictures = listing.pictures(folder)
   if #pictures == 0 and (split == "train" or part == "infection") then
-    check.fail("dataset", "class '%s' is empty: no PNG or JPEG in '%s' (%s).", class, own .. "/images",
+    check.fail("dataset", "class '%s' is empty: no PNG, JPEG or DICOM in '%s' (%s).", class, own .. "/images",
       listing.there(folder))
   end
   refuse_strays(root, own .. "/infection masks", pictures)

@@ -1,12 +1,13 @@
 -- What every dataset is once its reader has listed it: splits, items, batches, masks, loaders, and the native set of
 -- pictures behind them, opened when the first picture is asked for. A reader hands over a list of items
 --   { path =, label = 0.. (or findings = { 1, 0, -1, false }), split = "train", lungs = path | nil, masks = { infection
---   = path }, patient =, source = }
+--   = path }, patient =, source =, view = }
 -- with paths below `root`. It refuses the same patient in two splits, classes without training images, and masks that
 -- are missing. The options that every reader takes are those of base.spec below.
 local check = require "medxai.base.check"
 local augment = require "medxai.data.augment"
 local current_seed = require "medxai.run.current_seed"
+local dicom = require "medxai.data.dicom"
 local findings = require "medxai.data.findings"
 local lists = require "medxai.data.items"
 local memory = require "medxai.base.memory"
@@ -56,6 +57,7 @@ function base.spec(own)
       doc = "stretches masks of another size than their image; without it they are an error" },
     white_16bit = { "integer|table", default = 65535, min = 1, max = 65535, lua = "integer|table<string, integer>",
       doc = "the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file" },
+    window = dicom.spec.window, views = dicom.spec.views,
     limit = { "integer", field = true, min = 1, smoke = 4, unit = "images",
       doc = "at most so many per class and split" },
     labels = { one_of = { "true", "permuted", "permuted_all" }, field = true, default = "true",
@@ -114,7 +116,7 @@ function Dataset:native()
   local options = {
     root = self.root or "", resize_px = not self.drawn and self.resize_px or 0, size_px = self.size_px,
     mask = self.apply_mask and self.mask or "none", mean = self.mean, std = self.std, phantom = self.drawn,
-    mask_resize = self.mask_resize,
+    mask_resize = self.mask_resize, window = self.window,
   }
   local key = fingerprint(self, options)
   options.cache_bytes = self.cache_bytes
@@ -140,7 +142,7 @@ function Dataset:preparation()
     size_px = self.size_px, resize_px = of_files and self.resize_px or nil,
     interpolation = of_files and "bilinear" or nil, white_16bit = of_files and self.white_16bit or nil, channels = 3,
     range = { 0, 1 }, input = self.input, mask_resize = self.apply_mask and self.mask ~= "none" and self.mask_resize
-    or nil, mean = self.mean or { 0, 0, 0 }, std = self.std or { 1, 1, 1 },
+    or nil, window = self.window, mean = self.mean or { 0, 0, 0 }, std = self.std or { 1, 1, 1 },
   }
 end
 
@@ -159,7 +161,7 @@ end
 --- training.
 function Dataset:check(options) return require("medxai.data.audit").check(self, options) end
 
---- One row per image: { id, path, sha256, label, class, split, patient, source }.
+--- One row per image: { id, path, sha256, label, class, split, patient, source, view, modality, spacing }.
 function Dataset:manifest()
   local rows = {}
   for _, split in ipairs(self.splits) do
@@ -213,7 +215,19 @@ function base.make(found)
   if type(o.augment) == "table" and #o.augment > 0 then o.augment = data.augment end -- as model.json holds it
   data.cache_bytes = o.cache_mb and math.floor(o.cache_mb * (1 << 20)) or default_cache()
 
-  local items = o.limit and lists.limited(found.items, o.limit) or found.items
+  local items, view_note = found.items
+  if not found.drawn then
+    dicom.check_window(found.name, o.window)
+    local said = dicom.describe(items, found.root)
+    table.move(said, 1, #said, #data.notes + 1, data.notes)
+  end
+  items, view_note = dicom.of_views(found.name, items, o.views)
+  data.notes[#data.notes + 1] = view_note
+  for _, item in ipairs(items) do
+    if item.dicom then data.window = o.window end
+  end
+  o.window = data.window -- of data without DICOM files it says nothing
+  if o.limit then items = lists.limited(items, o.limit) end
   data.splits = {}
   for _, name in ipairs(base.split_names) do
     local own = {}
@@ -245,6 +259,7 @@ function base.make(found)
     limit = o.limit, counts = {}, mask_resize = o.mask_resize,
     labels = lists.labels_text(o.labels, current_seed.get() or 42),
     outline = data.input == "shape" and "of the mask" or nil, -- before, of the fill between the lungs
+    window = data.window ~= "first" and data.window or nil, views = o.views,
     findings = found.findings and { uncertain = o.uncertain, missing = o.missing } or nil }
   for key, value in pairs(found.config or {}) do data.config[key] = value end
   for _, split in ipairs(data.splits) do data.config.counts[split.name] = split.n end

@@ -73,7 +73,7 @@ local function read_split(items, root, split, folder, classes, notes)
         listing.there(root .. "/" .. folder))
     end
     if #pictures == 0 and split == "train" then
-      check.fail("dataset", "class '%s' is empty: no PNG or JPEG in '%s' (%s).", class, own,
+      check.fail("dataset", "class '%s' is empty: no PNG, JPEG or DICOM in '%s' (%s).", class, own,
         listing.there(root .. "/" .. own))
     end
     for _, name in ipairs(pictures) do

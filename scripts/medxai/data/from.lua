@@ -6,6 +6,7 @@ local base = require "medxai.data.dataset"
 local check = require "medxai.base.check"
 local Options = require "medxai.base.options"
 local current_seed = require "medxai.run.current_seed"
+local dicom = require "medxai.data.dicom"
 local files = require "medxai.base.files"
 local findings = require "medxai.data.findings"
 local listing = require "medxai.data.listing"
@@ -19,6 +20,7 @@ local from = {}
 ---@field split? "train"|"val"|"test"
 ---@field patient? string|integer
 ---@field source? string
+---@field view? string view position: "PA", "AP", "LATERAL"
 ---@field mask? string of the lungs
 ---@field infection? string a mask
 ---@field lesion? string a mask
@@ -33,7 +35,7 @@ local shares_spec = {
 local own = {
   root = { "string", field = "data", default = ".", doc = "the folder that paths are relative to" },
   items = { "table", required = true, lua = "medxai.Item[]",
-    doc = "{ path =, label = }, and where known split, patient, source, mask (of the lungs), infection, "
+    doc = "{ path =, label = }, and where known split, patient, source, view, mask (of the lungs), infection, "
     .. "lesion, white" },
   classes = { "table", of = "string", doc = "names in the order of labels" },
   split = { "table", fields = shares_spec,
@@ -45,7 +47,7 @@ from.options = base.spec(own)
 local split_of = { train = "train", training = "train", val = "val", valid = "val", validation = "val", test = "test",
   testing = "test" }
 
-local item_fields = { "path", "label", "split", "patient", "source", "mask", "infection", "lesion", "white" }
+local item_fields = { "path", "label", "split", "patient", "source", "view", "mask", "infection", "lesion", "white" }
 
 local function label_of(label, classes, where)
   if label == nil then check.fail(where, "no label.") end
@@ -77,7 +79,8 @@ local function read_item(given, i, classes, names)
   end
   for _, key in ipairs(check.sorted_keys(given)) do check.known(where, "field", key, item_fields) end
   local item = { path = text_of(given, "path", where), patient = text_of(given, "patient", where),
-    source = text_of(given, "source", where), lungs = text_of(given, "mask", where),
+    source = text_of(given, "source", where), view = text_of(given, "view", where),
+    lungs = text_of(given, "mask", where),
     masks = { infection = text_of(given, "infection", where), lesion = text_of(given, "lesion", where) } }
   if not item.path then check.fail(where, "no path.") end
   local split = text_of(given, "split", where)
@@ -95,8 +98,8 @@ local function read_item(given, i, classes, names)
 end
 
 -- The item's place in 0 to 1, the same for all images of a patient whatever else is in the list.
-local function draw(item, seed)
-  local key = item.patient and "patient " .. item.patient or "image " .. item.path
+function from.place(item, seed)
+  local key = item.patient and "patient " .. (item.patient_key or item.patient) or "image " .. item.path
   return tonumber(files.sha256(("from@1\0%d\0%s"):format(seed, key)):sub(1, 13), 16) / 0x1p52
 end
 
@@ -119,7 +122,7 @@ local function set_splits(items, given)
   if sum <= 0 then check.fail("from: split", "the shares are all 0.") end
   local seed = current_seed.get() or 42
   for _, item in ipairs(items) do
-    local u = draw(item, seed) * sum
+    local u = from.place(item, seed) * sum
     item.split = u < shares.train and "train" or u < shares.train + shares.val and "val" or "test"
   end
   return { seed = seed, train = shares.train / sum, val = shares.val / sum, test = shares.test / sum }
@@ -167,6 +170,8 @@ function from.make(options, name)
   local kept, notes = listing.without_skipped(items, listing.skips({ root }, o.skip), function(item)
     return { item.path }
   end)
+  local said = dicom.describe(kept, root) -- patients decide splits
+  table.move(said, 1, #said, #notes + 1, notes)
   local drawn = set_splits(kept, o.split)
   return base.make { name = name or "from", root = root, classes = { table.unpack(classes) }, items = kept,
     findings = names ~= nil, masks = { "lungs", "infection", "lesion" }, options = o, notes = notes,

@@ -7,7 +7,7 @@ local suggest = require "medxai.base.suggest"
 
 local listing = {}
 
-local endings = { png = true, jpg = true, jpeg = true }
+local endings = { png = true, jpg = true, jpeg = true, dcm = true, dicom = true }
 
 function listing.is_folder(path)
   local info = file.stat(path)
@@ -58,7 +58,7 @@ function listing.without(names, others)
   return rest
 end
 
---- PNG and JPEG names in a folder, sorted, and how many other files there are.
+--- PNG, JPEG and DICOM names in a folder, sorted, and how many other files there are.
 function listing.pictures(path)
   local pictures, others = {}, 0
   for _, name in ipairs(listing.names(path)) do

@@ -1,5 +1,5 @@
 -- A table of images: a CSV with a header, columns path, label, split, and where known mask (lungs), infection, lesion,
--- patient, source, white (the 16-bit sample that becomes white).
+-- patient, source, view, white (the 16-bit sample that becomes white).
 -- Paths are relative to the CSV's folder, or absolute. Labels are class names, or numbers from 0; `classes` fixes their
 -- order, without it names are sorted and a note says so. split: train, val (valid, validation), test. Rows that name
 -- files that are not there are an error that lists them with their lines.
@@ -123,7 +123,7 @@ local function read_items(rows, order, name, classes)
     items[i] = { path = row.path, label = order and order[row.label], split = split,
       findings = not order and findings_of(row, classes, name) or nil,
       lungs = filled(row.mask) or filled(row.lungs), patient = filled(row.patient),
-      source = filled(row.source), white = white_of(row, name),
+      source = filled(row.source), view = filled(row.view), white = white_of(row, name),
       masks = { infection = filled(row.infection), lesion = filled(row.lesion) }, line = row.line }
   end
   return items
@@ -178,8 +178,8 @@ end
 
 return {
   doc = "A table of images, a CSV with a header: path, label, split, and where known mask (of the lungs), infection, "
-    .. "lesion, patient, source, white. Paths are relative to the CSV's folder. With findings: a column for each, or "
-    .. "label as \"Effusion|Edema\".",
+    .. "lesion, patient, source, view, white. Paths are relative to the CSV's folder. With findings: a column for "
+    .. "each, or label as \"Effusion|Edema\".",
   options = spec,
   read = read,
 }

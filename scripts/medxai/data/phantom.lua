@@ -16,7 +16,8 @@ local marker_spec = {
 }
 
 local spec = base.spec {
-  root = false, resize_px = false, white_16bit = false, mask_resize = false, skip = false,
+  root = false, resize_px = false, white_16bit = false, mask_resize = false, skip = false, window = false,
+  views = false,
   n_train = { "integer", field = true, default = 600, min = 0, unit = "images", doc = "in the training split" },
   n_val = { "integer", field = true, default = 150, min = 0, unit = "images", doc = "in the validation split" },
   n_test = { "integer", field = true, default = 150, min = 0, unit = "images", doc = "in the test split" },

@@ -26,6 +26,13 @@ local readers = {
   files = { "medxai.data.files" },
   phantom = { "medxai.data.phantom" },
   from = { "medxai.data.from" },
+  chexpert = { "medxai.data.chexpert" },
+  covid19_radiography = { "medxai.data.covid19_radiography" },
+  mimic_cxr_jpg = { "medxai.data.mimic_cxr_jpg" },
+  nih_chestxray14 = { "medxai.data.nih_chestxray14" },
+  padchest = { "medxai.data.padchest" },
+  rsna_pneumonia = { "medxai.data.rsna_pneumonia" },
+  vindr_cxr = { "medxai.data.vindr_cxr" },
 }
 
 -- A reader that lies beside the experiment, my_reader.lua: it returns a function(options) -> options of `from`.

@@ -71,7 +71,7 @@ function Split:item(i)
   return {
     id = facts.id, path = item.path, sha256 = facts.sha256, label = item.label,
     class = item.label and self.classes[item.label + 1], patient = item.patient, source = item.source, name = item.name,
-    split = self.name, findings = item.findings,
+    split = self.name, findings = item.findings, view = item.view, modality = item.modality, spacing = item.spacing,
     findings_text = item.findings and findings.text(item.findings, self.classes) or nil,
     width = facts.width, height = facts.height, channels = facts.channels, bits = facts.bits,
   }
@@ -123,7 +123,20 @@ Batch.__index = Batch
 ---@param k integer place in the batch, from 1
 ---@param kind string "lungs" ...
 function Batch:mask(k, kind)
-  return rawget(self, "split"):mask(self.index[k], kind, rawget(self, "moved"))
+  local split, moved = rawget(self, "split"), rawget(self, "moved")
+  local scope <close> = require("medxai.core").memory.scope()
+  local mask = split:mask(self.index[k], kind)
+  if not mask then return nil end
+  if moved then
+    local index = split.items[self.index[k]].index
+    mask = split.data:native():moved(index, mask, moved.augment, moved.seed, moved.epoch)
+  end
+  return scope:keep(mask)
+end
+
+--- A batch of these images; moved: { augment =, seed =, epoch = } where they are augmented.
+function splits.batch(split, x, y, places, moved)
+  return setmetatable({ x = x, y = y, index = places, split = split, moved = moved }, Batch)
 end
 
 local function to_batch(split, x, y, places, channels_last, moved)
@@ -132,7 +145,7 @@ local function to_batch(split, x, y, places, channels_last, moved)
     y = split:targets(places)
   end
   if channels_last then x = x:permute(0, 3, 1, 2) end
-  return setmetatable({ x = x, y = y, index = places, split = split, moved = moved }, Batch)
+  return splits.batch(split, x, y, places, moved)
 end
 
 --- Images of a list of numbers, as the network takes them: x (N, 3, H, W) float32, y (N) int64, index as given. Not
@@ -148,17 +161,51 @@ end
 --- The prepared picture in 8 bits: uint8 (S, S, C), C 1 or 3, after mask, resize and crop.
 function Split:pixels(i) return self.data:native():pixels(check_place(self, i, "pixels").index) end
 
+-- The boxes of an item that a mask of this kind shows: all ("lesion"), or those of a finding; nil where there are none.
+local function boxes_of(item, kind)
+  local list = {}
+  for _, box in ipairs(item.boxes or {}) do
+    if kind == "lesion" or box.finding == kind then list[#list + 1] = box end
+  end
+  return #list > 0 and list or nil
+end
+
+-- Boxes in the pixels of the file: uint8 (H, W) of 0 and 255. A pixel belongs to a box that holds its center; boxes
+-- are in pixels of an image of item.boxes.side where that is given, else in the file's.
+local function draw_boxes(self, item, list)
+  local torch, facts = require "medxai.torch", self.data:native():facts(item.index)
+  local mask = torch.zeros(facts.height, facts.width, { dtype = "uint8" })
+  local sx, sy = 1, 1
+  if item.boxes.side then sx, sy = facts.width / item.boxes.side, facts.height / item.boxes.side end
+  for _, box in ipairs(list) do
+    local left, right = math.ceil(box.x * sx - 0.5), math.ceil((box.x + box.w) * sx - 0.5)
+    local top, bottom = math.ceil(box.y * sy - 0.5), math.ceil((box.y + box.h) * sy - 0.5)
+    left, right = math.max(left, 0), math.min(right, facts.width)
+    top, bottom = math.max(top, 0), math.min(bottom, facts.height)
+    if right > left and bottom > top then
+      mask:narrow(0, top, bottom - top):narrow(1, left, right - left):fill_(255)
+    end
+  end
+  return mask
+end
+
 --- A mask aligned with the network's input: uint8 (S, S) of 0 and 1 by nearest; nil where the image has none.
 ---@param i integer
----@param kind string "lungs", "infection", "lesion", "marker": what the dataset has (data.masks)
----@param moved? { augment: table, seed: integer, epoch: integer } the loader's own, to move it as the image
-function Split:mask(i, kind, moved)
+---@param kind string the name of a finding that has boxes, or "lungs", "infection", "lesion", "marker": what the
+---   dataset has (data.masks)
+function Split:mask(i, kind)
   local item = check_place(self, i, "mask")
   check.known("dataset", "mask", kind, self.data.masks)
+  local list = boxes_of(item, kind)
+  if list then
+    local scope <close> = require("medxai.core").memory.scope()
+    local fitted = require("medxai.core").image.fit(draw_boxes(self, item, list), self.data.resize_px,
+      self.data.size_px, "nearest")
+    return scope:keep(fitted:ne(0):to { dtype = "uint8" })
+  end
   local path = item.masks and item.masks[kind]
   if not path and kind ~= "lungs" and not self.data.drawn then return nil end
-  if not moved then return self.data:native():mask(item.index, kind, path) end
-  return self.data:native():mask(item.index, kind, path, moved.augment, moved.seed, moved.epoch)
+  return self.data:native():mask(item.index, kind, path)
 end
 
 -- Where the file of an item's mask lies; nil where it has none. Drawn masks have no file.
@@ -173,7 +220,9 @@ end
 ---@param kind string "lungs", "infection" ...
 ---@return string|nil
 function Split:mask_sha256(i, kind)
-  local path = mask_file(self, check_place(self, i, "mask_sha256"), kind)
+  local item = check_place(self, i, "mask_sha256")
+  local list, path = boxes_of(item, kind), mask_file(self, item, kind)
+  if list then return files.sha256(require("medxai.base.json").write { boxes = list, side = item.boxes.side }) end
   return path and files.sha256_file(path)
 end
 
@@ -202,10 +251,12 @@ end
 ---@return number share
 ---@return integer count
 function Split:cropped_share(i, kind)
-  local path = mask_file(self, check_place(self, i, "cropped_share"), kind)
-  if not path then return 0.0, 0 end
+  local item = check_place(self, i, "cropped_share")
+  local list, path = boxes_of(item, kind), mask_file(self, item, kind)
+  if not path and not list then return 0.0, 0 end
   local scope <close> = require("medxai.core").memory.scope()
-  local mask = require("medxai.core").image.load_mask(path, self.items[i].white or 65535):select(2, 0):ne(0)
+  local mask = list and draw_boxes(self, item, list):ne(0)
+    or require("medxai.core").image.load_mask(path, item.white or 65535):select(2, 0):ne(0)
   local g, h, w = self:geometry(i), mask:size(0), mask:size(1)
   local function kept(side, offset, size, resized) -- pixel centers inside the crop: first, count
     local scale = side / resized
@@ -298,6 +349,9 @@ splits.loader_spec = {
   channels_last = { "boolean", default = false, doc = "layout of the batches in memory" },
   order = { "table", of = "integer", doc = "image numbers, in place of shuffle" },
 }
+splits.loader_spec.bytes = { "boolean", default = false,
+  doc = "x as prepared, before it is scaled: uint8 (n, C, S, S), C 1 where all images of a batch are gray, else 3" }
+
 splits.batch_spec = { channels_last = splits.loader_spec.channels_last }
 
 local function default_threads()
@@ -308,7 +362,7 @@ end
 --- Batches made ahead of their use by threads. shuffle: the order of (seed, epoch); order: a list of image numbers
 --- instead. augment: the dataset's augmentation, drawn per (seed, epoch, image). The results do not depend on
 --- `threads`.
----@param options table|nil batch, shuffle, seed, epoch, augment, threads, depth, drop_last, channels_last, order
+---@param options table|nil batch, shuffle, seed, epoch, augment, threads, depth, drop_last, channels_last, order, bytes
 ---@return medxai.Loader
 function Split:loader(options)
   if getmetatable(self) ~= Split then
@@ -326,10 +380,11 @@ function Split:loader(options)
   local native = self.data:native():loader {
     order = native_indices(self, places, "loader"), batch = o.batch, drop_last = o.drop_last,
     threads = o.threads or default_threads(), depth = o.depth, seed = seed, epoch = o.epoch,
-    augment = changes, channels_last = o.channels_last,
+    augment = changes, channels_last = o.channels_last, bytes = o.bytes,
   }
   return setmetatable({ split = self, native = native, places = places, batches = native:batches(),
-    channels_last = o.channels_last, moved = changes and { augment = changes, seed = seed, epoch = o.epoch } }, Loader)
+    channels_last = o.channels_last and not o.bytes,
+    moved = changes and { augment = changes, seed = seed, epoch = o.epoch } }, Loader)
 end
 
 return splits

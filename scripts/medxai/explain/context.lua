@@ -189,9 +189,9 @@ function Context:chunks(kind)
 end
 
 --- Gradients of the targets at n inputs of the method's own making, chunk by chunk under the memory budget: use(first,
---- count, gradients, scope) gets name -> tensor at the input ("x") and at the nodes of o.at; scope:keep(t) keeps what
---- shall outlive the chunk. It may be called again for a part of a chunk that ran out of memory: let it change nothing
---- until it can no longer fail.
+--- count, gradients, scope, values) gets name -> tensor at the input ("x") and at the nodes of o.at, of the gradients
+--- and of the values there (values.output: the logits); scope:keep(t) keeps what shall outlive the chunk. It may be
+--- called again for a part of a chunk that ran out of memory: let it change nothing until it can no longer fail.
 ---@param n integer
 ---@param o table kind: names the work; x(first, count) -> (count, 3, H, W); image(k): whose target counts for input k
 ---   (0-based -> 1-based);
@@ -205,19 +205,20 @@ function Context:gradients(n, o, use)
     local numbers = {}
     for k = 1, count do numbers[k] = o.image(first + k - 1) end
     local targets, x = self.targets:select(numbers), chunks.padded(o.x(first, count), size)
-    local inputs, logits = {}, nil
+    local inputs, values, logits = {}, nil, nil
     local list = torch.enable_grad(function()
-      local values = self.model:forward { x = x, outputs = outputs, grad_from = { "x" }, guided = o.guided,
+      values = self.model:forward { x = x, outputs = outputs, grad_from = { "x" }, guided = o.guided,
         fold = o.fold ~= false and not o.guided }
       for i, name in ipairs(outputs) do inputs[i] = i == 1 and values.x or values[name] end
       logits = values.output:narrow(0, 0, count)
       return torch.autograd.grad(targets:score(logits):sum(), inputs)
     end)
     note_slopes(self, logits, function(k) return numbers[k] end)
-    local gradients = {}
+    local gradients, at = {}, { output = logits:detach() }
     for i, name in ipairs(outputs) do gradients[i == 1 and "x" or name] = list[i]:narrow(0, 0, count) end
+    for _, name in ipairs(o.at or {}) do at[name] = values[name]:detach():narrow(0, 0, count) end
     self.used.passes = (self.used.passes or 0) + count
-    use(first, count, gradients, scope)
+    use(first, count, gradients, scope, at)
   end)
 end
 

@@ -9,7 +9,7 @@ local check = require "medxai.base.check"
 local suggest = require "medxai.base.suggest"
 local chunks = require "medxai.tensor.chunks"
 local geometry = require "medxai.nn.geometry"
-local host = require "medxai.host"
+local core = require "medxai.core"
 local torch = require "medxai.torch"
 
 local tap = {}
@@ -118,9 +118,9 @@ function tap.open(model, x, wants)
   local leaves = #pass.gradient_layers > 0 and pass.gradient_layers or nil
   local full = chunks.padded(x, wants.size)
   local function forward() return model:forward { x = full, outputs = outputs, grad_from = leaves, fold = true } end
-  local began = host.now()
+  local began = core.device.now()
   pass.values = leaves and torch.enable_grad(forward) or torch.no_grad(forward)
-  pass.forward_seconds = host.now() - began
+  pass.forward_seconds = core.device.now() - began
   for _, layer in ipairs(wants.layers or {}) do check_grid(model, layer, pass.values[layer].shape) end
   pass.scored = pass.values.output:narrow(0, 0, pass.count)
   pass.logits = pass.scored:detach()
@@ -180,7 +180,7 @@ function Pass:gradient(layer, targets)
   if not self.gradient_at[layer] then gradient_not_asked(self, layer) end
   local found = self.gradients[targets]
   if not found then
-    local inputs, began = {}, host.now()
+    local inputs, began = {}, core.device.now()
     for i, name in ipairs(self.gradient_layers) do inputs[i] = self.values[name] end
     local list = torch.enable_grad(function()
       return torch.autograd.grad(targets:score(self.scored):sum(), inputs, { retain_graph = true, allow_unused = true })
@@ -189,7 +189,7 @@ function Pass:gradient(layer, targets)
     for i, name in ipairs(self.gradient_layers) do found[name] = list[i] end
     self.gradients[targets] = found
     self.backwards = self.backwards + 1
-    self.backward_seconds[targets] = host.now() - began
+    self.backward_seconds[targets] = core.device.now() - began
     self.spent = self.spent + self.backward_seconds[targets]
   end
   local g = found[layer]

@@ -8,15 +8,23 @@ local guided = {}
 local rectifier = { relu = true, hardtanh = true } -- hardtanh: ReLU6
 local gate = { sigmoid = true }                    -- scales a channel, as squeeze and excitation does
 
+--- Raises "not defined" for networks with nonlinearities that do not rectify.
+---@param model medxai.Model
+---@param what string "guided backprop"
+function guided.check(model, what)
+  for _, node in ipairs(model:nonlinearities()) do
+    if not rectifier[node.op] and not gate[node.op] then
+      not_defined.raise(string.format("%s is defined for rectifiers, and '%s' is %s", what, node.name, node.op))
+    end
+  end
+end
+
 -- Which rectifiers are guided: true (all), or names.
 local function choose(model, compat)
+  if not compat then guided.check(model, "guided backprop") end
   local modules = {}
   for _, node in ipairs(model:nonlinearities()) do
-    if compat then
-      if node.op == "relu" and node.module then modules[#modules + 1] = node.name end
-    elseif not rectifier[node.op] and not gate[node.op] then
-      not_defined.raise(string.format("guided backprop is defined for rectifiers, and '%s' is %s", node.name, node.op))
-    end
+    if node.op == "relu" and node.module then modules[#modules + 1] = node.name end
   end
   return compat and modules or true
 end

@@ -173,7 +173,8 @@ function job.new(run, model, split, asked, chosen)
   local self = setmetatable({ run = run, model = model, split = split, chosen = chosen, entries = asked.entries,
     metric_entries = asked.metric_entries, by_metric = {}, labels = {}, weights = model:sha256(),
     store = store.open(run.dir, run.leases and run.leases.worker),
-    batch = asked.batch, budget_bytes = asked.budget_mb * (1 << 20), deterministic = asked.deterministic,
+    batch = asked.batch, budget_bytes = chunks.budget(model.device, asked.budget_mb),
+    deterministic = asked.deterministic,
     compat = asked.compat, layers = {}, gradients = {}, bases = {}, aliased = false, failures = {}, seconds = {},
     metric_seconds = {}, _failed = {} }, Job)
   for _, m in ipairs(asked.metric_entries) do

@@ -85,7 +85,8 @@ end
 ---@param regions table labels, count
 ---@param background any (1, 3, H, W): what hidden regions show
 ---@param replicate integer 0 for the map, others for other draws
----@return table run { z = float64 (n, K) on the CPU, row 0 all ones; y = float64 (n, classes); samples = n; evaluated = passes; stopped = true where it ended early }
+---@return table run { z = float64 (n, K) on the CPU, row 0 all ones; y = float64 (n, classes); samples = n; evaluated
+---  = passes; stopped = true where it ended early }
 function samples.run(ctx, o, regions, background, replicate)
   local masks, t = draw(ctx, o, regions.count, replicate), ctx.targets[1]
   local distinct, number, seen = coalitions.distinct(masks)

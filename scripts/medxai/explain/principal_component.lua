@@ -38,6 +38,24 @@ local function correlation(a, b)
   return scale > 0 and (a * b):sum():item() / scale or 0.0
 end
 
+--- A component of one image with the sign that follows the sum of its channels.
+---@param projection any (h w)
+---@param features any (C, h, w)
+---@param as_is? any true: the sign stays
+---@return any projection
+---@return number r its correlation with that sum
+function principal.oriented(projection, features, as_is)
+  local plain = features:to { dtype = "float64" }:sum({ 0 }):flatten()
+  local exact = projection:to { dtype = "float64" }
+  local r = correlation(exact, plain)
+  if as_is then return projection, r end
+  local down = r < 0
+  -- uncorrelated: oriented so that the larger extreme is positive
+  if math.abs(r) < 1e-6 then down = exact:min():abs():item() > exact:max():abs():item() end
+  if down then return -projection, -r end
+  return projection, r
+end
+
 -- One image: features (C, h, w). -> projection (h, w), facts, status
 local function one(features, compat)
   local shape = features.shape
@@ -50,15 +68,8 @@ local function one(features, compat)
   local rounding = map.rounding(features) * features:abs():max():item()
   if not compat and X:abs():max():item() <= rounding then X:zero_() end -- every channel is constant
   local projection, ratio = (compat and by_lapack or by_gram)(X)
-  local plain = features:to { dtype = "float64" }:sum({ 0 }):flatten()
-  local exact = projection:to { dtype = "float64" }
-  local r = correlation(exact, plain)
-  if not compat then
-    local down = r < 0
-    -- uncorrelated: oriented so that the larger extreme is positive
-    if math.abs(r) < 1e-6 then down = exact:min():abs():item() > exact:max():abs():item() end
-    if down then projection, r = -projection, -r end
-  end
+  local r
+  projection, r = principal.oriented(projection, features, compat)
   local status = not compat and math.abs(r) < principal.undecided and "sign_undecided" or nil
   return projection:reshape { shape[2], shape[3] }:to { dtype = features.dtype },
     { singular_ratio = ratio, sign_correlation = r }, status

@@ -215,11 +215,11 @@ local function run_entry(e, job, opened, results)
     seed = job.run.seed, compat = e.compat, eigen = e.eigen_smooth, smoothed = e.aug_smooth, layers = e.layers,
     aliased = e.compat ~= nil, deterministic = job.deterministic, budget_bytes = budget_bytes, scorers = scores,
     scorer = scores:of "float32", chunk_states = scores.chunks }
-  local spent, forwards, partials, began = pass.spent, scores:count "forwards", scores:count "partials", host.now()
+  local spent, forwards, partials = pass.spent, scores:count "forwards", scores:count "partials"
+  local began = core.device.now()
   local found = attempt(e, ctx)
-  if opened.x.device ~= "cpu" then core.device.synchronize() end
   -- what the map costs alone: passes that it shares with other methods are counted in full
-  local seconds = host.now() - began - (pass.spent - spent)
+  local seconds = core.device.now() - began - (pass.spent - spent)
   if ctx.used.forward then seconds = seconds + pass.forward_seconds end
   if ctx.used.gradient then seconds = seconds + pass.backward_seconds[ctx.targets] end
   local n, own_passes, own_forwards = #results, ctx.used.passes or 0, ctx.used.forwards or 0

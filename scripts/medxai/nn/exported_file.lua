@@ -18,8 +18,10 @@ local most_bytes, most_depth = 64 << 20, 100 -- of the description
 ---@field name string the file's name without its ending
 ---@field text string the description, without the traces of the machine that wrote it
 ---@field input { name: string, shape: integer[], most: integer? } shape: of one image; most: images in a batch
----@field inputs table[] every input of the graph in order: { name =, kind = "parameter"|"buffer"|"constant"|"image", fqn =, place = }
----@field nodes table[] { target =, op =, overload =, args = { { name =, kind =, value = } }, outs = names, many =, calls = }
+--- every input of the graph in order: { name =, kind = "parameter"|"buffer"|"constant"|"image", fqn =, place = }
+---@field inputs table[]
+--- { target =, op =, overload =, args = { { name =, kind =, value = } }, outs = names, many =, calls = }
+---@field nodes table[]
 ---@field values table<string, { shape: integer[], dtype: string }>
 ---@field numbers table<string, integer> whole numbers that the graph computes, as sizes in shapes
 ---@field outputs string[] names of the values that the network gives

@@ -16,6 +16,7 @@ local core = require "medxai.core"
 local graph = require "medxai.nn.builder"
 local initialize = require "medxai.nn.initialize"
 local summary = require "medxai.nn.summary"
+local profile = require "medxai.nn.profile"
 local topology = require "medxai.nn.topology"
 local torch = require "medxai.torch"
 
@@ -173,11 +174,8 @@ end
 -- Options that are left out are those of the run that the weights come from, or else the usual ones.
 local function fill_options(what, o, network)
   local found, device = o.found, (o.device or host.options.device or "cpu")
-  -- an exported network runs node by node: the inference plan was measured on the seven and on networks of the builder
-  -- alone
   local usual = { head = not network.make and "thesis" or nil, hidden = network.hidden, dtype = "float32",
-    outputs = "softmax", transform_input = false, layout = auto_layout(network, device),
-    engine = network.make and "reference" or "auto" }
+    outputs = "softmax", transform_input = false, layout = auto_layout(network, device), engine = "auto" }
   o.force = model_file.force(what, o.force)
   local text = found and found.described and model_file.take(o, found.run, found.described, usual)
   if text and not host.options.quiet then io.stderr:write("weights: ", text, "\n") end
@@ -584,14 +582,15 @@ function Model:buffers() return listed(self, "buffer") end
 function Model:state() return listed(self) end
 
 --- The layers that hold parameters, in torchvision's order: list of { name =, kind = "conv2d"|"batch_norm2d"|"linear"|
---- "parameter", weight =, bias =, running_mean =, running_var =, eps = }, tensors where there are such.
+--- "parameter", weight =, bias =, running_mean =, running_var =, eps = }, tensors where there are such; weight_name
+--- ...: what the tensors are called.
 function Model:modules()
   local list = {}
   for _, m in ipairs(self._def.modules) do
     if not m.ghost then
       local entry = { name = m.name, kind = m.kind, eps = m.eps }
       for _, key in ipairs { "weight", "bias", "running_mean", "running_var" } do
-        if m[key] then entry[key] = self._state:get(m[key].slot) end
+        if m[key] then entry[key], entry[key .. "_name"] = self._state:get(m[key].slot), m[key].name end
       end
       list[#list + 1] = entry
     end
@@ -748,6 +747,29 @@ function Model:clone()
   return copy
 end
 
+--- A copy that has this model's own tensors, not copies of them, until one is replaced: for passes with other weights.
+---@return medxai.Model
+function Model:shadow()
+  local copy, state = new_model(self._def, self._options, self._network), self._state
+  copy._state = self._def.native:state(#self._def.slots)
+  for key, value in pairs(self) do
+    if type(key) == "string" and key:sub(1, 1) ~= "_" then copy[key] = value end
+  end
+  copy._training = self._training
+  for i in ipairs(self._def.slots) do copy._state:set(i, state:get(i):detach()) end
+  return copy
+end
+
+--- Another tensor in the place of one of the model's, of the same shape; the old one is left as it is.
+---@param name string of a parameter or buffer
+---@param tensor medxai.Tensor
+function Model:replace(name, tensor)
+  for i, slot in ipairs(self._def.slots) do
+    if slot.name == name then return self._state:set(i, tensor) end
+  end
+  check.fail(self.name, "there is no tensor '%s' to be replaced.", tostring(name))
+end
+
 model.randomize_spec = {
   from = { "string", doc = "where the cascade begins; default \"output\"" },
   to = { "string", doc = "name of the part where it ends, that part included" },
@@ -808,6 +830,17 @@ model.summary_spec = { depth = { "integer", default = 2, min = 1, doc = "how man
 function Model:summary(options)
   local o = Options.check(self.name .. ": summary", options, model.summary_spec)
   return summary.text(self, o.depth)
+end
+
+model.profile_spec = profile.spec
+
+--- Where the time of a pass goes: seconds of nodes and operators, forward and backward. Of the inference plan a node's
+--- time is that of what is fused behind it, too; of several threads their sum.
+---@param options? table { batch = 8, training = false, nodes = 20, repeats = 3 }
+---@return string text
+---@return table[] rows { name =, operator =, forward =, backward = } in seconds, the slowest first
+function Model:profile(options)
+  return profile.run(self, Options.check(self.name .. ": profile", options, profile.spec))
 end
 
 function Model:__tostring() return self:summary() end

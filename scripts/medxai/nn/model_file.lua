@@ -19,7 +19,7 @@ local model_file = {}
 local of_model = { { "network" }, { "classes" }, { "head" }, { "hidden" }, { "transform_input" }, { "graph" },
   { "dtype" }, { "layout" }, { "engine" }, { "outputs" } }
 local of_data = { { "size_px" }, { "resize_px" }, { "interpolation" }, { "channels" }, { "range" }, { "mean" },
-  { "std" }, { "white_16bit" }, { "input" }, { "mask_resize" } }
+  { "std" }, { "white_16bit" }, { "input" }, { "mask_resize" }, { "window" } }
 
 -- Options of a model that are the run's where the experiment leaves them out.
 local restored = { "head", "hidden", "transform_input", "dtype", "engine", "outputs" }

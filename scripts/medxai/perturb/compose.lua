@@ -13,7 +13,8 @@ end
 
 --- Where any of an image's boxes lies: a product of row and column indicators, so the cost does not depend on their
 --- size.
----@param boxes any (n, B, 6) integers: rows, columns, channels from, then to (excluded); an unused box is all 0; they do not overlap
+---@param boxes any (n, B, 6) integers: rows, columns, channels from, then to (excluded); an unused box is all 0; they
+---  do not overlap
 ---@param channels integer
 ---@param height integer
 ---@param width integer

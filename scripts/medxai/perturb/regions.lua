@@ -257,7 +257,8 @@ end
 ---@param image any tensor (3, H, W), pixels in [0, 1]
 ---@param given? table item, split and number (lung_zones), seed of quickshift's tie-breaking noise (42), least = 1: one
 ---   region is no error
----@return table regions { labels = int64 (H, W) of 0 .. count-1 on the CPU, count =, hash = 16 hex digits, names = list or nil, source = text }
+---@return table regions { labels = int64 (H, W) of 0 .. count-1 on the CPU, count =, hash = 16 hex digits, names =
+---  list or nil, source = text }
 function regions.of(source, image, given)
   source, given = regions.parse(source), given or {}
   local shape = image.shape

@@ -19,7 +19,8 @@ Scorer.__index = Scorer
 local checked_images = 8 -- bfloat16: so many are evaluated in float32 as well
 
 scorer.spec = {
-  budget_mb = { "number", default = 1024, above = 0, unit = "MB", doc = "memory for one chunk" },
+  budget_mb = { "number", above = 0, unit = "MB",
+    doc = "memory for one chunk; default: 1024, or half of what a GPU has left" },
   deterministic = { "boolean", default = false,
     doc = "chunks of 8, the last one padded: a score depends on nothing but its image" },
   precision = { one_of = { "float32", "bfloat16" }, default = "float32",
@@ -42,7 +43,7 @@ end
 local function kind(self, key)
   local o = self.options
   local device = self.model.device
-  self.kinds[key] = self.kinds[key] or chunks.new { device = device, budget_bytes = o.budget_mb * (1 << 20),
+  self.kinds[key] = self.kinds[key] or chunks.new { device = device, budget_bytes = chunks.budget(device, o.budget_mb),
     worth_bytes = chunks.worth(device), deterministic = o.deterministic,
     chunk = o.chunk }
   return self.kinds[key]

@@ -22,12 +22,16 @@ local Step = require "medxai.run.step"
 ---@field of string|nil the trained run that this one examines
 ---@field seed integer
 ---@field smoke boolean the short run of the experiment on a handful of images (--smoke)
----@field fit fun(self: medxai.Run, model: medxai.Model, data: medxai.Dataset, options: medxai.FitOptions): table see fit.lua
+--- trains the model (steps/fit.lua)
+---@field fit fun(self: medxai.Run, model: medxai.Model, data: medxai.Dataset, options: medxai.FitOptions): table
 ---@field grid fun(self: medxai.Run, options: medxai.GridOptions): medxai.Search see steps/search.lua
----@field evaluate fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options?: medxai.EvaluateOptions): table see evaluate.lua
+--- judges the model on a split (steps/evaluate.lua)
+---@field evaluate fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options?: medxai.EvaluateOptions): table
 ---@field cross_evaluate fun(self: medxai.Run, options: medxai.CrossEvaluateOptions): table see cross_evaluate.lua
----@field explain fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options: medxai.ExplainOptions): table see explain.lua
----@field overlap fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options: medxai.OverlapOptions): table see overlap.lua
+--- makes and judges maps (steps/explain.lua)
+---@field explain fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options: medxai.ExplainOptions): table
+--- compares maps with masks (steps/overlap.lua)
+---@field overlap fun(self: medxai.Run, model: medxai.Model, split: medxai.Split, options: medxai.OverlapOptions): table
 ---@field report fun(self: medxai.Run, options?: medxai.ReportOptions): string see report.lua
 local Run = {}
 Run.__index = Run
@@ -544,6 +548,19 @@ end
 
 local manifest_columns = { "image_id", "path", "sha256", "label", "split", "patient", "source" }
 
+-- Columns of what some data know: view position, modality and pixel spacing of DICOM files.
+local more_columns = { "view", "modality", "row_spacing_mm", "column_spacing_mm" }
+
+local function columns_of(rows)
+  local columns = table.move(manifest_columns, 1, #manifest_columns, 1, {})
+  for _, name in ipairs(more_columns) do
+    local found = false
+    for _, row in ipairs(rows) do found = found or row[name] ~= nil end
+    if found then columns[#columns + 1] = name end
+  end
+  return columns
+end
+
 --- Writes manifest.csv and data_check.json; of a second data set manifest-2.csv and so on.
 function Run:write_manifest(data)
   for _, other in ipairs(self.data) do
@@ -556,9 +573,10 @@ function Run:write_manifest(data)
   for i, item in ipairs(data:manifest()) do
     rows[i] = { image_id = item.id, path = item.path, sha256 = item.sha256, split = item.split, patient = item.patient,
       source = item.source,
-      label = item.findings_text or item.class }
+      label = item.findings_text or item.class, view = item.view, modality = item.modality,
+      row_spacing_mm = item.spacing and item.spacing[1], column_spacing_mm = item.spacing and item.spacing[2] }
   end
-  csv.write(files.join(self.dir, "manifest" .. suffix .. ".csv"), manifest_columns, rows)
+  csv.write(files.join(self.dir, "manifest" .. suffix .. ".csv"), columns_of(rows), rows)
 end
 
 -- ---- the steps ------------------------------------------------------------------------------------------------------

@@ -295,7 +295,8 @@ function Context:picture(removal, name)
 end
 
 --- Leaves something for this image's figures; costs nothing where none are drawn.
----@param exhibit table { kind = "curve", family (the chart), name, x, y (lists), x_label, dashed } or { kind = "picture", row, name, at (its
+---@param exhibit table { kind = "curve", family (the chart), name, x, y (lists), x_label, dashed } or { kind =
+---  "picture", row, name, at (its
 --- place in the row), pixels, value (the change; nil: unchanged) }
 function Context:show(exhibit)
   if not self.drawn then return end

@@ -208,21 +208,24 @@ function tables.judged(result)
   return list
 end
 
--- The most patients (images, where those are unknown) that a check of a model was judged by.
+-- The most patients (images, where those are unknown) that a check of a model was judged by, and which of them it is.
 local function units_of(m)
-  local most = 0
+  local most, what = 0, "images"
   for _, line in ipairs(m.methods) do
-    for _, v in pairs(line.checks) do most = math.max(most, v.estimate and v.estimate.units or 0) end
+    for _, v in pairs(line.checks) do
+      local estimate = v.estimate or {}
+      most, what = math.max(most, estimate.units or 0), estimate.resampled or what
+    end
   end
-  return most
+  return most, what
 end
 
 --- What the controls of a model say, in a sentence.
 function tables.controls_sentence(m)
-  local judged_by = units_of(m)
+  local judged_by, what = units_of(m)
   if judged_by < units.least then
-    return string.format("%d patients or images are too few (%d are needed): nothing here is decided, nor can the "
-      .. "controls come out.", judged_by, units.least)
+    return string.format("%d %s are too few (%d are needed): nothing here is decided, nor can the "
+      .. "controls come out.", judged_by, what, units.least)
   end
   local wrong, n = {}, 0
   for _, name in ipairs(check.sorted_keys(m.controls)) do
@@ -234,8 +237,40 @@ function tables.controls_sentence(m)
   return n > 0 and string.format("All %d controls came out as they must.", n) or "No control could be judged."
 end
 
+local meanings = {
+  image = "likeness of the maps of different patients; passes below %g (else one map serves nearly all images)",
+  weights = "persistence: what is left of a map when the weights are random, beyond what other patients' maps share "
+    .. "with it; passes below %g",
+  learned = "how much more a map resembles that of another training than that of random weights; passes above %g",
+  labels = "what a network trained on permuted labels leaves of a map; passes below %g",
+  ["repeat"] = "likeness of two runs of the method itself; passes above %g",
+  retrain = "agreement with another training of the network; passes above %g",
+  architecture = "agreement with another network; passes above %g",
+  localise = "gain of AUPRC against the mask over another patient's map and each baseline; passes above %g",
+}
+
+-- What each check compares, and from where on it passes.
+local function legend(names, thresholds)
+  local list = {}
+  for i, name in ipairs(names) do
+    local limit = thresholds[name == "weights" and "persistence" or name]
+    list[i] = ("%s: %s."):format(name, meanings[name]:format(limit))
+  end
+  return "Checks. " .. table.concat(list, " ") .. " Undecided: the interval holds the limit."
+end
+
 -- One network: its methods, then the controls; a row each.
-local function table_of(m, names, images)
+local function table_of(m, all, images)
+  local names, over = {}, "patients"
+  for _, name in ipairs(all) do -- those by which any method of this network was judged
+    local any = false
+    for _, line in ipairs(m.methods) do
+      local v = line.checks[name]
+      any = any or v.verdict ~= "not_applicable"
+      over = v.estimate and v.estimate.resampled or over
+    end
+    if any then names[#names + 1] = name end
+  end
   local columns, rows = { "method", "gate", table.unpack(names) }, {}
   for _, control in ipairs { false, true } do
     for _, line in ipairs(m.methods) do
@@ -247,7 +282,8 @@ local function table_of(m, names, images)
     end
   end
   return { title = string.format("Gate of %s, %d images", m.model, images), columns = columns, rows = rows,
-    note = tables.controls_sentence(m) .. " Brackets: 95 % intervals over patients; of weights over draws too." }
+    note = ("%s Brackets: 95 %% intervals over %s; for the check 'weights' also over draws of random weights."):format(
+      tables.controls_sentence(m), over) }
 end
 
 -- The course of a cascade: what is left of a map's likeness beyond that of strangers, from the head to the input.
@@ -268,7 +304,9 @@ local function course_of(m)
   for k = 1, most do columns[k + 1] = k == 1 and "head" or "stage " .. k end
   for _, name in ipairs { "persistence", "of signed maps", "of magnitudes" } do columns[#columns + 1] = name end
   return { title = "Random weights from the output back, " .. m.model, columns = columns, rows = rows,
-    note = "Likeness to the trained map beyond that of other patients' maps, 1: nothing changes, 0: nothing is left." }
+    note = "Likeness to the trained map beyond that of other patients' maps, 1: nothing changes, 0: nothing is left. "
+      .. "Head: the last layer alone is random; last stage: all layers are. Persistence: their mean, negative ones as "
+      .. "0; beside it the same of signed maps and of magnitudes." }
 end
 
 local function sentences_of(result)
@@ -281,8 +319,8 @@ local function sentences_of(result)
       end
     end
   end
-  local list = { string.format("Of %d methods and networks %d passed the gate, %d failed, %d %s undecided.", n,
-    count.passed, count.failed, count.undecided, count.undecided == 1 and "is" or "are") }
+  local list = { string.format("Of %d pairs of a method and a network %d passed the gate, %d failed, %d %s "
+    .. "undecided.", n, count.passed, count.failed, count.undecided, count.undecided == 1 and "is" or "are") }
   if #failed > 0 then
     list[2] = string.format("Failed: %s. They are marked from here on.", table.concat(failed, "; "))
   end
@@ -295,8 +333,10 @@ function tables.show(result)
   local names = tables.judged(result)
   result.title, result.sentences, result.tables = result.title or "The gate: do maps depend on what they explain?",
     canon.list(sentences_of(result)), canon.list {}
-  for _, m in ipairs(result.models) do
-    result.tables[#result.tables + 1] = table_of(m, names, result.images)
+  for k, m in ipairs(result.models) do
+    local of = table_of(m, names, result.images)
+    if k == 1 then of.note = of.note .. " " .. legend(names, result.thresholds) end
+    result.tables[#result.tables + 1] = of
     result.tables[#result.tables + 1] = course_of(m)
   end
 end

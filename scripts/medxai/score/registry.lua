@@ -177,6 +177,16 @@ function metric.settings(id)
   return list
 end
 
+--- A metric's id for reading: "ROAD combined" of "road_combined@1", with the settings that stand after it.
+---@param id string
+---@return string
+function metric.title(id)
+  local name, rest = id:match "^([%w_]+)(.*)$"
+  if not name then return id end
+  local found, definition = pcall(require, "medxai.score.metrics." .. name)
+  return (found and definition.title or name:gsub("_", " ")) .. rest:gsub("^@%d+", "")
+end
+
 --- The unit of a metric's values for a target taken as "logit" or "softmax".
 function metric.unit(m, as)
   if m.definition.unit ~= "score" then return m.definition.unit end

@@ -171,9 +171,9 @@ local function judge_map(job, metrics, subject, e, rows, known)
     local results = not drawn and is_slow(m) and known_results(known, m, e, record, job.run.seed, masks) or nil
     if not results then
       map = map or job.store:map(record)
-      local began = host.now()
+      local began = core.device.now()
       results = measured(job, m, map, contexts.new(subject, map, record, m, kept, drawn, e))
-      job.metric_seconds[m.id] = (job.metric_seconds[m.id] or 0) + host.now() - began
+      job.metric_seconds[m.id] = (job.metric_seconds[m.id] or 0) + core.device.now() - began
     end
     for k, result in ipairs(results) do rows[#rows + 1] = row_of(e, job, record, m, k, result, masks) end
   end
@@ -192,9 +192,9 @@ function judge.values(job, subject, map, record, entry)
   local kept, out = {}, {}
   for i, m in ipairs(job.metric_entries) do
     local scope <close> = core.memory.scope() -- luacheck: ignore
-    local began = host.now()
+    local began = core.device.now()
     out[i] = measured(job, m, map, contexts.new(subject, map, record, m, kept, nil, entry))
-    job.metric_seconds[m.id] = (job.metric_seconds[m.id] or 0) + host.now() - began
+    job.metric_seconds[m.id] = (job.metric_seconds[m.id] or 0) + core.device.now() - began
   end
   return out
 end

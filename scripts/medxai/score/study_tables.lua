@@ -241,10 +241,22 @@ local function ranked(data, list, run, metric)
   return pairs_
 end
 
+-- A metric's name to read: its bare name; where several are of that name, with the settings that tell them apart, by
+-- which columns and sentences of one are known from those of another.
 local function short(metric, data)
-  local bare, same = metric:match "^[%w_]+", 0
-  for _, other in ipairs(data.metrics) do same = same + (other:match "^[%w_]+" == bare and 1 or 0) end
-  return same == 1 and bare or metric
+  local bare, all, n = metric:match "^[%w_]+", {}, 0
+  for _, other in ipairs(data.metrics) do
+    if other:match "^[%w_]+" == bare then
+      n = n + 1
+      for word in other:gmatch "%S+" do all[word] = (all[word] or 0) + 1 end
+    end
+  end
+  if n == 1 then return bare end
+  local words = { bare }
+  for word in (metric:match "^%S+%s+(.*)$" or ""):gmatch "%S+" do
+    if (all[word] or 0) < n then words[#words + 1] = word end
+  end
+  return #words > 1 and table.concat(words, " ") or metric
 end
 
 -- What the gate says of a method on a model: its mark, else "passed" or "undecided"; nil where it was not judged.

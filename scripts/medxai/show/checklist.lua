@@ -1,6 +1,8 @@
 -- The items of two reporting guidelines, in our own words with their numbers, and what a run knows of each: CLAIM
 -- (Checklist for Artificial Intelligence in Medical Imaging, 2024 update: Tejani et al., Radiology: Artificial
 -- Intelligence 2024;6(4):e240300) and TRIPOD+AI (Collins et al., BMJ 2024;385:e078378).
+-- Numbers and contents of the items were compared, on 1 December 2026, with lists that had been checked against the
+-- published texts: CLAIM's 44 items against PMC11304031, TRIPOD+AI's 27 items in 52 parts against its supplements.
 -- It refuses to invent: an item that the run's files do not answer is to be filled in by the authors.
 local check = require "medxai.base.check"
 local html = require "medxai.show.html"
@@ -164,9 +166,31 @@ end
 
 function known.internal(run) return run.judged end
 
+-- What was done in training about classes of different sizes.
 function known.class_balance(run)
-  return run.facts and run.judged and "the images of explanations are balanced over classes; networks are judged on "
-    .. "the whole split; " .. (known.partitions(run) or "counts unknown") or nil
+  return joined(unique(run.models, function(m)
+    local f = m.training
+    if not f then return nil end
+    local list = {}
+    if f.weight then list[1] = "loss weighted by class" end
+    if f.sampler == "weighted" then list[#list + 1] = "every class drawn equally often" end
+    if f.loss then list[#list + 1] = "a loss of the experiment's own (see its settings)" end
+    return ("%s: %s"):format(m.network, #list > 0 and table.concat(list, ", ") or "none; no recalibration for it")
+  end))
+end
+
+-- Where the whole model is, so that others can predict with it.
+function known.full_model(run)
+  return joined(unique(run.models, function(m)
+    return m.weights_sha256 and ("%s: weights.pt and model.json in the folder of the run %s (weights' SHA-256 %s)")
+      :format(m.name, tostring(m.run_name), m.weights_sha256:sub(1, 12)) or nil
+  end))
+end
+
+function known.prediction(run)
+  local e = run.environment
+  return e and #(run.models or {}) > 0 and ("softmax of the network's output for an image prepared as said, by "
+    .. "medxai-run %s and libtorch %s"):format(tostring(e.program), tostring(e.libtorch)) or nil
 end
 
 function known.participants(run)
@@ -193,8 +217,11 @@ function known.repeat_it(run)
 end
 
 function known.missing(run)
-  local c = run.facts and run.facts.compare
-  return c and run.lost or nil
+  local list = unique(run.checks, function(c)
+    return c.check and c.check.images and ("%d images, all readable"):format(c.check.images) or nil
+  end)
+  if run.facts and run.facts.compare then list[#list + 1] = run.lost end
+  return joined(list)
 end
 
 -- ---- items ----------------------------------------------------------------------------------------------------------
@@ -209,10 +236,10 @@ checklist.claim = {
   { "6", "Goal of the study (a model made, explored, tested)" },
   { "7", "Where the data come from", "source" },
   { "8", "Who was included and excluded" },
-  { "9", "Preparation of images", "preprocessing" },
-  { "10", "Parts of images or data that were chosen" },
+  { "9", "Preprocessing of the data", "preprocessing" },
+  { "10", "Subsets of the data that were chosen, and how" },
   { "11", "How identities were removed" },
-  { "12", "Missing data", "missing" },
+  { "12", "How missing data were handled", "missing" },
   { "13", "How images were acquired" },
   { "14", "What the reference standard is" },
   { "15", "Why that reference standard" },
@@ -221,7 +248,7 @@ checklist.claim = {
   { "18", "Agreement between and within annotators" },
   { "19", "How data were assigned to splits", "partitions" },
   { "20", "At which level splits are disjoint", "disjoint" },
-  { "21", "How the size of the test set was decided", "sample" },
+  { "21", "The intended size of the test set, and how it was decided", "sample" },
   { "22", "The model in detail", "model" },
   { "23", "Software", "software" },
   { "24", "Initial weights", "start" },
@@ -230,15 +257,15 @@ checklist.claim = {
   { "27", "Ensembles", "ensembling" },
   { "28", "Metrics of performance", "metrics" },
   { "29", "Uncertainty and significance", "uncertainty" },
-  { "30", "Robustness", "robustness" },
-  { "31", "Methods of explanation", "explainability" },
-  { "32", "Evaluation on internal data", "internal" },
-  { "33", "Evaluation on external data" },
-  { "34", "Registration of a clinical trial" },
+  { "30", "Analysis of robustness or sensitivity", "robustness" },
+  { "31", "Methods of explanation, and how they were validated", "explainability" },
+  { "32", "Testing on internal data", "internal" },
+  { "33", "Testing on external data, or why there was none" },
+  { "34", "Registration, where it is a clinical trial" },
   { "35", "Numbers of patients and images, included and excluded", "participants" },
   { "36", "Demographic and clinical characteristics of each split" },
   { "37", "Performance with its uncertainty", "performance" },
-  { "38", "Diagnostic performance and its precision", "performance" },
+  { "38", "Estimates of diagnostic accuracy and their precision", "performance" },
   { "39", "Analysis of cases that were told wrongly" },
   { "40", "Limitations", "limits" },
   { "41", "What it means for practice" },
@@ -274,15 +301,15 @@ checklist.tripod = {
   { "12d", "Differences between centers or clusters" },
   { "12e", "Measures of performance", "metrics" },
   { "12f", "Updating of the model (recalibration)" },
-  { "12g", "How predictions of evaluated models were made", "model" },
-  { "13", "Imbalance of classes", "class_balance" },
+  { "12g", "How predictions of evaluated models were made", "prediction" },
+  { "13", "Methods against imbalance of classes, and recalibration after them", "class_balance" },
   { "14", "Fairness over groups of people" },
   { "15", "Output of the model, and thresholds", "output" },
-  { "16", "Differences between development and evaluation data", "disjoint" },
+  { "16", "Differences between development and evaluation data (setting, eligibility, outcome, predictors)" },
   { "17", "Ethical approval" },
   { "18a", "Funding" },
   { "18b", "Conflicts of interest" },
-  { "18c", "Protocol", "repeat_it" },
+  { "18c", "Where the protocol is, or that there was none" },
   { "18d", "Registration" },
   { "18e", "Sharing of data" },
   { "18f", "Sharing of code" },
@@ -291,7 +318,7 @@ checklist.tripod = {
   { "20b", "Characteristics of participants, by source" },
   { "20c", "Comparison of development and evaluation data", "partitions" },
   { "21", "Participants and outcome events in each analysis", "participants" },
-  { "22", "The full model, so that others can predict with it", "model" },
+  { "22", "The full model, so that others can predict with it", "full_model" },
   { "23a", "Performance with intervals, also of key subgroups", "performance" },
   { "23b", "Performance over clusters, where examined" },
   { "24", "Results of updating" },

@@ -5,6 +5,7 @@
 local drawing = require "medxai.show.drawing"
 local palette = require "medxai.show.palette"
 local plot = require "medxai.show.plot"
+local title_of = require("medxai.score.registry").title
 local rankings = require "medxai.stats.rankings"
 
 local figures = {}
@@ -22,7 +23,7 @@ local function sign_of(c, metric)
   return direction == "higher" and 1 or direction == "lower" and -1 or nil
 end
 
-local function words(c, metric) return (c.short(metric):gsub("_", " ")) end
+local function words(c, metric) return title_of(c.short(metric)) end
 
 -- "higher is better" metrics as they are; of the others the name says that signs are turned.
 local function gain_title(c, metric)
@@ -103,7 +104,7 @@ end
 local function put_block(d, c, columns, methods, at, y)
   local names = {}
   for k, column in ipairs(columns) do
-    names[k] = words(c, column.metric) .. (sign_of(c, column.metric) == -1 and " ↓" or "")
+    names[k] = words(c, column.metric):gsub("=", " ") .. (sign_of(c, column.metric) == -1 and " ↓" or "")
       .. (column.metric == c.primary and ", primary" or "")
   end
   y = plot.headings(d, names, at.left, at.each, y)
@@ -248,7 +249,7 @@ local function put_ranks(d, c, model, metric, box)
   local any = false
   for _, row in ipairs(list) do any = any or row.rank_low ~= nil end
   if not any then
-    local text = c.silent(model, metric) or "no ranking: fewer than two methods, or too few patients"
+    local text = c.silent(model, metric) or "no ranking: fewer than two methods, or too few images"
     return d:block(box.left, y, drawing.wrap(text, box.width, SMALL), SMALL, { align = "left", color = SOFT })
   end
   local names = {}

@@ -4,6 +4,7 @@
 -- level of chance.
 -- It refuses to decide anything: verdicts come from stats/verdict.lua, by way of the steps' tables.
 local check = require "medxai.base.check"
+local metric = require "medxai.score.registry"
 local power = require "medxai.stats.power"
 local units = require "medxai.stats.units"
 
@@ -43,15 +44,15 @@ end
 
 local function count_text(n, one, several) return ("%d %s"):format(n, n == 1 and one or several) end
 
---- An endpoint or a metric for reading: "macro AUROC", "balanced accuracy", "road combined".
+--- An endpoint or a metric for reading: "macro AUROC", "balanced accuracy", "ROAD combined".
 ---@param name string
 ---@return string
 function words.measure(name)
   if name == "auroc_macro" then return "macro AUROC" end
   local class = name:match "^auroc (.+)$"
   if class then return "AUROC of " .. class .. " against the rest" end
-  return (name:gsub("^macro_f1$", "macro F1"):gsub("^nll$", "negative log-likelihood"):gsub("^brier$", "Brier score")
-    :gsub("_", " "))
+  local titles = { macro_f1 = "macro F1", nll = "log loss", brier = "Brier score" }
+  return titles[name] or metric.title(name)
 end
 
 local function chance_text(chance) return chance and (" (chance %.3g)"):format(chance) or "" end
@@ -194,9 +195,9 @@ function words.network(facts)
     if stands(s, x, "worse", true) then open[#open + 1] = x end
   end
   c.sentence = ("Undecided: no network is shown to be the best by %s. %s may be; the best number is that of %s, "
-    .. "%s%s%s. %d of %s decided."):format(measure, list_text(open), best, estimate_text(e, "%.3f"),
-    chance_text(n.chance), at_chance(e, n.chance, n.direction), s.decided,
-    count_text(s.count, "pair is", "pairs are")) .. (n.few and " " .. n.few .. "." or "")
+    .. "%s%s%s. Pairs of networks that are decided: %d of %d."):format(measure, list_text(open), best,
+    estimate_text(e, "%.3f"), chance_text(n.chance), at_chance(e, n.chance, n.direction), s.decided, s.count)
+    .. (n.few and " " .. n.few .. "." or "")
   return with_row(c, p, e)
 end
 
@@ -261,13 +262,14 @@ local function clauses_of(models, total)
   for _, m in ipairs(models) do
     if m.state == "found" then
       add(("%s alone is first, above another patient's map and above each baseline"):format(m.first[1].method), m.run)
-    elseif m.state == "not_found" then add("it is not shown to tell any method's map from another patient's", m.run)
+    elseif m.state == "not_found" then add("no method's map is shown to do better than another patient's map", m.run)
     else add(doubt_of(m), m.run) end
   end
   local out = {}
   for i, text in ipairs(order) do
-    local on = #of[text] == total and total > 1 and ("all %d models"):format(total) or list_text(of[text])
-    out[i] = ("%s on %s"):format(text, on)
+    local on = #of[text] == total and total == 2 and "both models" or #of[text] == total and total > 2
+      and ("all %d models"):format(total) or list_text(of[text])
+    out[i] = ("on %s, %s"):format(on, text)
   end
   return table.concat(out, "; ")
 end
@@ -294,10 +296,10 @@ function words.explanation(facts)
   end
   local row = least_gain(leaders, c.direction)
   local gain = row and { estimate = row.gain, low = row.gain_low, high = row.gain_high }
-  local number = row and (" Of the methods that %s first the least gain over another patient's map is that of %s "
+  local number = row and (" Of the methods that %s first, the least gain over another patient's map is that of %s "
     .. "on %s: %s (chance 0)."):format(found > 0 and "are" or "may be",
     row.method, row.run, estimate_text(gain, "%+.3f")) or ""
-  local text = ("by %s%s %s.%s%s"):format(words.measure(c.short), c.direction and (" (%s is better)")
+  local text = ("by %s%s, %s.%s%s"):format(words.measure(c.short), c.direction and (" (%s is better)")
     :format(c.direction) or "", clauses_of(models, #models), number, c.few and " " .. c.few .. "." or "")
   local out = { question = question, state = state, verdict = ranked[state], section = "explanations",
     chance = row and 0 or nil, sentence = (c.partial and "PARTIAL, " .. c.partial .. ". " or "")
@@ -348,7 +350,8 @@ local function gate_text(count, named, n)
   local parts = {}
   for state, k in pairs(count) do
     if k == n and n > 1 then
-      return ("all %d methods and networks %s"):format(n, state == "undecided" and "are undecided" or state)
+      return ("%s pairs of a method and a network %s"):format(n == 2 and "both" or ("all %d"):format(n),
+        state == "undecided" and "are undecided" or state)
     end
   end
   for _, state in ipairs { "passed", "failed", "undecided" } do
@@ -358,7 +361,7 @@ local function gate_text(count, named, n)
         or ("%d %s (%s)"):format(count[state], verb, list_text(named[state], 3))
     end
   end
-  return (n == 1 and "" or ("of %d methods and networks "):format(n)) .. table.concat(parts, ", ")
+  return (n == 1 and "" or ("of %d pairs of a method and a network "):format(n)) .. table.concat(parts, ", ")
 end
 
 -- The line whose persistence is the largest: the weakest of those that are spoken of.
@@ -402,8 +405,8 @@ function words.gate(facts)
   if leading and count.failed > 0 then state = "not_found"
   elseif missing > 0 then state = "undecided" end
   local worst = weakest(lines)
-  local number = worst and is_number(worst.estimate) and (" The most that random weights leave of a map, beyond what "
-    .. "other patients' maps share with it, is %s (%s on %s; the limit is %g, chance 0)."):format(
+  local number = worst and is_number(worst.estimate) and (" With random weights a map keeps at most %s of its likeness "
+    .. "to the trained one, beyond that of other patients' maps (%s on %s; the limit is %g, chance 0)."):format(
     estimate_text(worst, "%.2f"), worst.label, worst.model, g.threshold) or ""
   local controls = g.few and " " .. g.few .. "." or #g.wrong > 0 and (" Controls that did not come out as they must: "
     .. "%s; nothing is decided there."):format(list_text(g.wrong)) or ""
@@ -436,10 +439,11 @@ local function told_best(areas)
   end
 end
 
-local function power_text(row)
+local function power_text(row, resampled)
   if not is_number(row.power_find) then return "" end
+  local one = resampled == "patients" and "patient" or "image"
   return (" With %s, a class told with AUROC 0.85 is found with probability %.2f."):format(
-    count_text(row.positives or 0, "patient of " .. row.class, "patients of " .. row.class), row.power_find)
+    count_text(row.positives or 0, one .. " of " .. row.class, one .. "s of " .. row.class), row.power_find)
 end
 
 --- Can the network be trusted? facts.audit: verdict, reason, network, areas (rows of tables/audit.csv), margin.
@@ -452,15 +456,15 @@ function words.audit(facts)
       "The audit was not run: whether the network goes by anything but the lungs is not known.")
   end
   local best = told_best(a.areas)
-  local number = best and (" What is told best without the lungs is %s, from the input '%s' by the %s: AUROC %s "
-    .. "(chance 0.5; told from %g on)."):format(best.class, best.input, best.witness,
+  local number = best and (" Without the lungs the highest AUROC is that of %s, from the input '%s' by "
+    .. "the %s: %s (chance 0.5; a class counts as told above %g)."):format(best.class, best.input, best.witness,
     estimate_text({ estimate = best.auroc, low = best.low, high = best.high }, "%.2f"), a.margin) or ""
   local audited = a.network and a.network ~= "data" and (" Audited: %s."):format(a.network) or ""
   local reason = (a.reason or "") ~= "" and ": " .. a.reason or ""
   local state = audit_states[a.verdict] or "undecided"
   local texts = { ["none of these found"] = "none of the shortcuts that were looked for was found",
     confounded = "class and source are confounded", ["shortcut found"] = "a shortcut was found" }
-  local power_of = state == "not_found" and best and power_text(best) or ""
+  local power_of = state == "not_found" and best and power_text(best, a.resampled) or ""
   local out = { question = question, state = state, section = "audit", verdict = a.verdict,
     chance = best and 0.5 or nil,
     sentence = begun("", texts[a.verdict] or a.verdict) .. reason .. "." .. number .. power_of .. audited,
@@ -500,11 +504,11 @@ local function power_of(s, facts)
   end
   if s.on[1] and s.on[1].what == "audit" then
     local best = told_best(facts.audit.areas)
-    return best and power_text(best):gsub("^ With", "with"):gsub("%.$", "") or "its power is not known"
+    return best and power_text(best, s.resampled):gsub("^ With", "with"):gsub("%.$", "") or "its power is not known"
   end
-  local family = s.tests > 1 and (", one of %.2f in a family of %d"):format(power.least_shift(s.units, s.tests),
-    s.tests) or ""
-  return ("with %d %s a paired difference of %.2f standard deviations is found four times in five%s"):format(s.units,
+  local family = s.tests > 1 and (", one of %.2f where %d are compared at once"):format(
+    power.least_shift(s.units, s.tests), s.tests) or ""
+  return ("with %d %s a paired difference of %.2f standard deviations is found with probability 0.8%s"):format(s.units,
     s.resampled, power.least_shift(s.units, 1), family)
 end
 

@@ -237,6 +237,9 @@ function conclusions.lines(list)
   return out
 end
 
+local note = '<p class="note">In brackets: 95 % intervals. Chance: what knowing nothing would give. Undecided: the '
+  .. "data allow neither answer. Each verdict is a link to its row.</p>"
+
 --- The first screen of the page; what was not run stands last. rows: anchors of the verdicts' rows that the page has; a
 --- sentence without one links to its part of the page.
 ---@param list medxai.Conclusion[]
@@ -254,7 +257,7 @@ function conclusions.html(list, rows)
       end
     end
   end
-  out[#out + 1] = "</ol>"
+  out[#out + 1] = "</ol>\n" .. note
   return table.concat(out, "\n")
 end
 

@@ -188,42 +188,58 @@ local function escape(s)
   return (s:gsub("[&<>\"]", { ["&"] = "&amp;", ["<"] = "&lt;", [">"] = "&gt;", ['"'] = "&quot;" }))
 end
 
-local function num(v) return (string.format("%.2f", v):gsub("%.?0+$", "")) end
+-- Two decimals, as short as SVG reads them: 12.5, .4, -3.
+local function num(v)
+  local text = string.format("%.2f", v):gsub("%.?0+$", "")
+  return text == "-0" and "0" or (text:gsub("^(-?)0%.", "%1."))
+end
 
-local function point_list(points)
-  local out = {}
-  for i = 1, #points, 2 do out[#out + 1] = num(points[i]) .. "," .. num(points[i + 1]) end
-  return table.concat(out, " ")
+-- A path of straight lines; what lies on one line with the point before is written as H or V.
+local function path_of(points)
+  local out, last_x, last_y = {}, nil, nil
+  for i = 1, #points, 2 do
+    local x, y = num(points[i]), num(points[i + 1])
+    if not last_x then out[1] = "M" .. x .. " " .. y
+    elseif y == last_y then out[#out + 1] = "H" .. x
+    elseif x == last_x then out[#out + 1] = "V" .. y
+    else out[#out + 1] = "L" .. x .. " " .. y end
+    last_x, last_y = x, y
+  end
+  return table.concat(out)
 end
 
 local function opacity(name, alpha) return alpha < 1 and string.format(' %s-opacity="%s"', name, num(alpha)) or "" end
 
+-- A color as #rgb where that says the same.
+local function hex(color)
+  local text = string.format("#%06x", color)
+  return (text:gsub("^#(%x)%1(%x)%2(%x)%3$", "#%1%2%3"))
+end
+
 local svg_marks = {}
 
 function svg_marks.rect(x, y, w, h, color, alpha)
-  return string.format('<rect x="%s" y="%s" width="%s" height="%s" fill="#%06x"%s/>', num(x), num(y), num(w), num(h),
-    color, opacity("fill", alpha))
+  return string.format('<rect x="%s" y="%s" width="%s" height="%s" fill="%s"%s/>', num(x), num(y), num(w), num(h),
+    hex(color), opacity("fill", alpha))
 end
 
 function svg_marks.line(points, width, color, dash, alpha)
-  return string.format('<polyline points="%s" fill="none" stroke="#%06x" stroke-width="%s" '
-    .. 'stroke-linejoin="round"%s%s/>', point_list(points), color,
-    num(width), dash > 0 and string.format(' stroke-dasharray="%s"', num(dash)) or "", opacity("stroke", alpha))
+  return string.format('<path d="%s" stroke="%s" stroke-width="%s"%s%s/>', path_of(points), hex(color), num(width),
+    dash > 0 and string.format(' stroke-dasharray="%s"', num(dash)) or "", opacity("stroke", alpha))
 end
 
 function svg_marks.polygon(points, color, alpha)
-  return string.format('<polygon points="%s" fill="#%06x"%s/>', point_list(points), color, opacity("fill", alpha))
+  return string.format('<path d="%sZ" fill="%s"%s/>', path_of(points), hex(color), opacity("fill", alpha))
 end
 
 function svg_marks.circle(x, y, radius, color)
-  return string.format('<circle cx="%s" cy="%s" r="%s" fill="#%06x"/>', num(x), num(y), num(radius), color)
+  return string.format('<circle cx="%s" cy="%s" r="%s" fill="%s"/>', num(x), num(y), num(radius), hex(color))
 end
 
 -- textLength keeps the measured width where the reader lacks the font.
 function svg_marks.text(x, y, text, size, color, bold, turned, width)
-  return string.format('<text x="%s" y="%s" font-size="%s" fill="#%06x" textLength="%s" '
-    .. 'lengthAdjust="spacingAndGlyphs"%s%s>%s</text>', num(x), num(y),
-    num(size), color, num(width), bold and ' font-weight="bold"' or "",
+  return string.format('<text x="%s" y="%s" font-size="%s" fill="%s" textLength="%s"%s%s>%s</text>', num(x), num(y),
+    num(size), hex(color), num(width), bold and ' font-weight="bold"' or "",
     turned and string.format(' transform="rotate(-90 %s %s)"', num(x), num(y)) or "", escape(text))
 end
 
@@ -239,9 +255,10 @@ function drawing:svg(title)
   local out = {
     string.format('<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="%spt" '
       .. 'height="%spt" viewBox="0 0 %s %s" '
-      .. 'font-family="DejaVu Sans, Verdana, Arial, sans-serif" role="img">', num(self.width), num(self.height),
-      num(self.width), num(self.height)),
+      .. 'font-family="DejaVu Sans, Verdana, Arial, sans-serif" fill="none" stroke-linejoin="round" role="img">',
+      num(self.width), num(self.height), num(self.width), num(self.height)),
     string.format("<title>%s</title>", escape(clean(title or "figure"))),
+    self.description and string.format("<desc>%s</desc>", escape(clean(self.description))) or "",
     string.format('<rect width="%s" height="%s" fill="#ffffff"/>', num(self.width), num(self.height)),
   }
   for _, m in ipairs(self.marks) do out[#out + 1] = svg_marks[m[1]](table.unpack(m, 2, m.n)) end

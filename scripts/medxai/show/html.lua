@@ -67,7 +67,7 @@ end
 html.style = [[
 :root { color-scheme: light; }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2.2rem 1.5rem 4rem; max-width: 60rem; background: #fff; color: #1a1a1a;
+body { margin: 0 auto; padding: 2.2rem 1.5rem 4rem; max-width: 64rem; background: #fff; color: #1a1a1a;
   font: 15px/1.5 "Noto Sans", "DejaVu Sans", "Segoe UI", Arial, sans-serif; }
 h1 { font-size: 1.65rem; line-height: 1.2; margin: 0 0 .3rem; }
 h2 { font-size: 1.15rem; margin: 2.4rem 0 .7rem; padding-bottom: .25rem; border-bottom: 1px solid #1a1a1a; }
@@ -94,23 +94,42 @@ td.n + td:not(.n), th.n + th:not(.n) { padding-left: 1.2rem; }
 .warnings { border-left: 4px solid #9a1b1b; background: #fbf3f3; padding: .5rem .9rem; margin: 1rem 0; }
 .warnings ul { margin: .2rem 0; padding-left: 1.2rem; }
 .remark, tr.warn td { color: #9a1b1b; }
-.conclusions { list-style: none; margin: 1.1rem 0; padding: 0; border-top: 2px solid #1a1a1a; border-bottom: 2px solid #1a1a1a; max-width: 52rem; }
-.conclusions li { padding: .55rem 0; border-bottom: 1px solid #e4e4e4; } .conclusions li:last-child { border-bottom: 0; }
+.conclusions { list-style: none; margin: 1.1rem 0; padding: 0; border-top: 2px solid #1a1a1a; border-bottom: 2px solid #1a1a1a;
+  max-width: 52rem; }
+.conclusions li { padding: .55rem 0; border-bottom: 1px solid #e4e4e4; }
+.conclusions li:last-child { border-bottom: 0; }
 .conclusions a { white-space: nowrap; margin: 0 .35rem; font-weight: 600; } .conclusions span { display: block; }
 .conclusions .not_run span { color: #555; }
-.judged { font-size: .78rem; } .judged th.n { white-space: normal; } .judged td.n, .judged th.n { padding: .24rem .2rem .24rem .7rem; }
+.judged { font-size: .78rem; } .judged th.n, .judged td.n { white-space: normal; }
+.judged td.n, .judged th.n { padding: .24rem .2rem .24rem .7rem; }
 tr.mark td { background: #f4f1e6; } tr:target td { background: #fdf0b5; }
 figcaption a { margin-left: .35rem; }
 figure { margin: 1rem 0 1.4rem; }
-figure svg { display: block; max-width: 100%; height: auto; }
+figure svg, figure img { display: block; max-width: 100%; height: auto; }
+.numbers { color: #555; margin-left: .35rem; } .numbers code { font-size: .95em; overflow-wrap: anywhere; }
+body { counter-reset: figure; } main > figure > figcaption::before, .pair > figure > figcaption::before {
+  counter-increment: figure; content: "Figure " counter(figure) ". "; font-weight: 600; }
+nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .86rem; margin: .8rem 0; max-width: 52rem; }
+a { color: #0b4f8a; } a:focus-visible, summary:focus-visible, th:focus-visible { outline: 2px solid #0b4f8a;
+  outline-offset: 2px; }
+.smoke { border-left: 4px solid #9a5b00; background: #fbf5e9; padding: .5rem .9rem; margin: 1rem 0; }
 .pair { display: flex; flex-wrap: wrap; gap: 0 1.4rem; align-items: flex-start; }
-pre { background: #f6f6f6; padding: .6rem .8rem; overflow-x: auto; font: .84rem/1.45 "DejaVu Sans Mono", Consolas, monospace; white-space: pre-wrap; }
+pre { background: #f6f6f6; padding: .6rem .8rem; overflow-x: auto;
+  font: .84rem/1.45 "DejaVu Sans Mono", Consolas, monospace; white-space: pre-wrap; }
 code { font-family: "DejaVu Sans Mono", Consolas, monospace; font-size: .92em; }
 details summary { cursor: pointer; color: #333; }
+@media (max-width: 40rem) {
+  body { padding: 1.2rem .9rem 3rem; } h1 { font-size: 1.4rem; }
+  main > figure { overflow-x: auto; } main > figure > svg, main > figure > img { max-width: 38rem; }
+  .scroll { background: linear-gradient(to right, #fff 60%, #fff0) local,
+    linear-gradient(to left, #8886, #8880 1rem) right/1rem 100% no-repeat; }
+}
 @media print {
   body { max-width: none; padding: 0; font-size: 9.5pt; }
   h2 { break-after: avoid; } figure, tr, .warnings { break-inside: avoid; }
-  details:not([open]) > *:not(summary) { display: block; }
+  details::details-content { content-visibility: visible; display: block; }
+  details.long::details-content { display: none; } details.long summary::after { content: " (not printed)"; }
+  nav { display: none; } .scroll { overflow: visible; } table { font-size: 7.5pt; }
   @page { margin: 16mm; }
 }
 ]]

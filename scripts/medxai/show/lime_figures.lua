@@ -54,7 +54,8 @@ end
 ---@param weights number[] of the regions 0, 1 ...; 0 for those that the regression left out
 ---@param options? table positive_only = true, negative_only = false, hide_rest = false, num_features = 5, min_weight =
 ---   0
----@return any picture (3, H, W): the image, or black where the rest is hidden; with either sign for red, green: against, for
+---@return any picture (3, H, W): the image, or black where the rest is hidden; with either sign for red, green:
+---  against, for
 ---@return any mask int64 (H, W): 1 and -1 on the chosen features, else 0
 function pictures.image_and_mask(image, labels, weights, options)
   local o = Options.check("image_and_mask", options, pictures.spec)

@@ -5,6 +5,7 @@ local drawing = require "medxai.show.drawing"
 local linkage = require "medxai.stats.linkage"
 local palette = require "medxai.show.palette"
 local plot = require "medxai.show.plot"
+local title_of = require("medxai.score.registry").title
 
 local figures = {}
 
@@ -66,6 +67,7 @@ local function put_tree(d, merges, order, x, width, y, side)
       is_free = is_free and (math.abs(t.y - p.y) > SMALL - 1 or p.x + 2 + wide < t.x or t.x + wide < p.x + 2)
     end
     if is_free then
+      d:rect(p.x + 1.5, p.y - 0.8 * SMALL, wide + 1, 0.72 * SMALL, 0xffffff) -- no line of the tree crosses a number
       d:text(p.x + 2, p.y - 1.2, p.text, { size = SMALL - 1, color = SOFT })
       taken[#taken + 1] = { x = p.x + 2, y = p.y }
     end
@@ -82,8 +84,10 @@ local function put_matrix(d, m, box)
   local left = box.left + widest + 15
   local side = math.min(box.side, (box.left + box.width - left - tree) / #names)
   y = y + SMALL + 1
+  local wide = drawing.text_width(tostring(#names), 1) -- of the largest number in a font of one point
+  local size = math.min(SMALL, side * 0.75, (side - 1.2) / wide)
   for k, i in ipairs(m.order) do
-    d:text(left + (k - 0.5) * side, y - 1.5, tostring(k), { size = math.min(SMALL, side * 0.75), align = "center" })
+    d:text(left + (k - 0.5) * side, y - 1.5, tostring(k), { size = size, align = "center" })
     d:text(left - 3, y + (k - 0.5) * side + SMALL * 0.36, tostring(k), { size = SMALL, align = "right" })
     d:text(left - 14, y + (k - 0.5) * side + SMALL * 0.36, labels[k], { size = SMALL, align = "right",
       color = m.soft and m.soft[m.names[i]] and SOFT or INK })
@@ -244,7 +248,7 @@ function figures.tau(c, models)
     local pairs_ = {}
     for _, row in ipairs(c.tau) do
       if row.run == model then
-        pairs_[#pairs_ + 1] = { a = (c.short(row.a):gsub("_", " ")), b = (c.short(row.b):gsub("_", " ")),
+        pairs_[#pairs_ + 1] = { a = title_of(c.short(row.a)), b = title_of(c.short(row.b)),
           value = row.tau_b }
         drawn[#drawn + 1], n, methods = row, math.max(n, row.n or 0), math.max(methods, row.methods or 0)
       end

@@ -20,7 +20,7 @@ local MARGIN = plot.MARGIN
 
 plot.color = chart.series_color
 
-local PICTURE = 1150 -- pixels, the widest that a picture is in the page
+local PICTURE = 1080 -- pixels, the widest that a picture is in the page
 
 local is_finite = check.is_finite
 plot.is_finite = is_finite
@@ -90,6 +90,7 @@ function plot.caption(d, y, sentences)
   y = y + 3
   for _, sentence in ipairs(sentences) do
     if sentence then
+      d.description = (d.description and d.description .. " " or "") .. sentence -- for screen readers
       y = d:block(MARGIN, y, drawing.wrap(sentence, d.width - 2 * MARGIN, SMALL), SMALL,
         { align = "left", color = SOFT })
     end
@@ -344,21 +345,24 @@ end
 -- Charts go into the page as SVG; pictures, which are large, as JPEG.
 local function page_html(page, f)
   local html = require "medxai.show.html"
+  local caption = ('%s. <span class="numbers">Numbers: <code>%s</code></span>'):format(html.text(f.title),
+    html.text((f.svg:gsub("%.svg$", ".csv"))))
   if not f.picture then
     local svg = files.read(files.join(page.dir, f.svg))
-    return svg and html.figure(svg, html.text(f.title))
+    return svg and html.figure(svg, caption)
   end
   local path = files.join(page.dir, (f.svg:gsub("%.svg$", ".png")))
   if not files.exists(path) then return nil end
   local core = require "medxai.core"
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local picture = core.image.load(path)
-  local width = math.min(PICTURE, picture:size(1))
+  local wide = tonumber((files.read(files.join(page.dir, f.svg)) or ""):match 'width="([%d.]+)pt"') or 518
+  local width = math.min(PICTURE, picture:size(1), math.floor(2.4 * wide)) -- as large as charts, for sharp screens
   local height = math.floor(picture:size(0) * width / picture:size(1) + 0.5)
-  local jpeg = core.image.encode(core.image.resize(picture, width, height), 80)
+  local jpeg = core.image.encode(core.image.resize(picture, width, height), 75)
   local image = ('<img alt="%s" width="%d" height="%d" src="data:image/jpeg;base64,%s">'):format(html.text(f.title),
-    math.floor(width * 0.75), math.floor(height * 0.75), core.figure.base64(jpeg))
-  return html.figure(image, html.text(f.title))
+    math.floor(1.6 * wide), math.floor(1.6 * wide * height / width), core.figure.base64(jpeg))
+  return html.figure(image, caption)
 end
 
 --- Puts a step's figures into the report's page. put: function(page, format, ...).

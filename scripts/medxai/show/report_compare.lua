@@ -2,6 +2,7 @@
 -- report_judged.lua. The primary metric is shown per model, the others by their verdicts; all numbers are in tables/.
 -- It refuses to show a ranking that the comparison did not give.
 local canon = require "medxai.base.json"
+local metric = require "medxai.score.registry"
 local tables = require "medxai.score.study_tables"
 
 local words = {}
@@ -12,6 +13,9 @@ local function range(low, high, form)
   return low and low == low and ("[" .. form .. ", " .. form .. "]"):format(low, high) or ""
 end
 
+-- A metric for reading.
+local function title_of(id, out) return metric.title(tables.short(id, out.data)) end
+
 local function rank(row)
   if not row.rank_low then return "" end
   return row.rank_low == row.rank_high and tostring(row.rank_low) or row.rank_low .. "-" .. row.rank_high
@@ -21,8 +25,11 @@ end
 local function plain_word(word) return word or "" end
 
 local function images(row)
-  local lost = (row.undefined or 0) + (row.failed or 0)
-  return row.n .. (lost > 0 and (" (%d undefined, %d failed)"):format(row.undefined, row.failed) or "")
+  local lost = {}
+  for _, kind in ipairs { "undefined", "failed" } do
+    if (row[kind] or 0) > 0 then lost[#lost + 1] = ("%d %s"):format(row[kind], kind) end
+  end
+  return row.n .. (#lost > 0 and (" (%s)"):format(table.concat(lost, ", ")) or "")
 end
 
 local columns = { "method", "mean", "swap", "gain over swap", "above swap", "beats baselines", "rank", "first", "power",
@@ -32,6 +39,26 @@ local columns = { "method", "mean", "swap", "gain over swap", "above swap", "bea
 local function between(v, low, high, form)
   local text, interval = number(v, form), range(low, high, form)
   return interval == "" and text or text .. " " .. interval
+end
+
+-- A text with its metrics' names for reading.
+local function with_titles(text, out)
+  for _, id in ipairs(out.data.metrics) do
+    local short = tables.short(id, out.data)
+    local from, to = text:find(short, 1, true)
+    if from then text = text:sub(1, from - 1) .. metric.title(short) .. text:sub(to + 1) end
+  end
+  return text
+end
+
+-- The last column where it says the same in all rows: that goes into the title.
+local function without_images(list)
+  local first = list[1] and list[1][#columns]
+  for _, row in ipairs(list) do
+    if row[#columns] ~= first then return nil end
+  end
+  for _, row in ipairs(list) do row[#columns] = nil end
+  return first
 end
 
 local function table_of(out, run, o)
@@ -44,15 +71,16 @@ local function table_of(out, run, o)
         (plain_word(row.gate):gsub("^gate ", "")), images(row) }
     end
   end
-  return { title = ("%s, %s (primary, %s is better)"):format(run, tables.short(o.primary, out.data),
-    out.data.directions[o.primary]),
-    columns = canon.list(table.move(columns, 1, #columns, 1, {})), rows = list,
+  local same = without_images(list)
+  return { title = ("%s, %s (primary, %s is better)%s"):format(run, title_of(o.primary, out),
+    out.data.directions[o.primary], same and (", %s images"):format(same) or ""),
+    columns = canon.list(table.move(columns, 1, #columns - (same and 1 or 0), 1, {})), rows = list,
     note = run == out.data.runs[#out.data.runs]
-      and "In brackets: 95 % intervals; swap: another patient's map of the same class, judged on this image, the "
-      .. "method's own chance level; "
-      .. "power: how often a map beats it, 0.5 where they are not told apart; rank: from Holm-adjusted paired tests, "
-      .. "ranges that overlap are undecided; first: share of resamples in which it is. A gain is over the images "
-      .. "where both are defined." or nil }
+      and ("In brackets: 95 %% intervals over %d %s. Swap: another patient's map of the same class, judged on this "
+      .. "image; it is the method's own chance level. Gain: mean less swap, over the images where both are defined. "
+      .. "Beats baselines: is better than each of them. Rank: from Holm-adjusted paired tests; ranges that overlap are "
+      .. "undecided. First: share of resamples in which the method is first. Power: share of images in which its map "
+      .. "is better than the swap, 0.5 by chance."):format(out.data.over.count, out.data.over.resampled) or nil }
 end
 
 local function friedman_of(out, run, o)
@@ -69,39 +97,44 @@ local function ranking_sentence(out, run, o)
     return ("%s: %d %s are too few for a ranking."):format(run, out.data.over.count, out.data.over.resampled)
   end
   if out.tells[run][o.primary] == false then
-    return ("%s: %s cannot tell a map from another patient's map here, so its ranking is not shown."):format(run,
-      tables.short(o.primary, out.data))
+    return ("%s: by %s no method's map is shown to do better than another patient's map, so the ranking is not shown.")
+      :format(run, title_of(o.primary, out))
   end
   local first = {}
   for _, r in ipairs(out.ranges[run][o.primary] or {}) do
     if r.low == 1 then first[#first + 1] = r.name end
   end
-  return ("%s: by %s, %s first: %s."):format(run, tables.short(o.primary, out.data), #first == 1 and "one method is"
+  return ("%s: by %s, %s first: %s."):format(run, title_of(o.primary, out), #first == 1 and "one method is"
     or #first .. " methods may be",
     table.concat(first, ", "))
 end
 
 local function other_metrics(out, run, o)
   local silent = {}
-  for _, metric in ipairs(out.data.metrics) do
-    if metric ~= o.primary and out.tells[run][metric] == false then silent[#silent + 1] = tables.short(metric,
-      out.data) end
+  for _, id in ipairs(out.data.metrics) do
+    if id ~= o.primary and out.tells[run][id] == false then silent[#silent + 1] = title_of(id, out) end
   end
-  return #silent > 0 and ("%s: nor can these tell a map from another patient's (exploratory): %s."):format(run,
-    table.concat(silent, ", ")) or nil
+  return #silent > 0 and ("%s: other metrics that do not tell a map from another patient's (exploratory): %s.")
+    :format(run, table.concat(silent, ", ")) or nil
 end
+
+local statistics = { tau_b = "Kendall's tau-b", W = "Kendall's W" }
 
 local function stability_table(out)
   local list = canon.list {}
   for _, row in ipairs(out.stability) do
-    list[#list + 1] = canon.list { row.kind, row.run or "", row.metric and tables.short(row.metric, out.data) or "",
-      row.a and tables.short(row.a, out.data) or "",
-      row.b and tables.short(row.b, out.data) or "", row.statistic, number(row.value, "%.2f"),
-        range(row.low, row.high, "%.2f"), row.verdict or "" }
+    local function name(id) return id and (out.data.directions[id] and title_of(id, out) or id) or "" end
+    list[#list + 1] = canon.list { row.kind, row.run or "", name(row.metric), name(row.a), name(row.b),
+      statistics[row.statistic] or row.statistic, number(row.value, "%.2f"), range(row.low, row.high, "%.2f"),
+      row.verdict or "", row.n and ("%d"):format(row.n) or "" }
   end
   return { title = "Does the ranking depend on the metric, the network, the seed, the setting?", rows = list,
-    part = "stability",
-    columns = canon.list { "over", "model", "metric", "first", "second", "statistic", "value", "interval", "verdict" } }
+    part = "stability", note = ("Kendall's tau-b: 1 the same ranking, 0 unrelated ones, -1 the opposite; Kendall's W: "
+      .. "1 the same ranking in all, 0 none. Intervals: 95 %%, by resampling %s. A ranking depends on what is compared "
+      .. "where tau-b is below %g or the methods that may be first change."):format(out.data.over.resampled,
+      tables.low_tau),
+    columns = canon.list { "rankings over", "model", "metric", "first", "second", "statistic", "value", "interval",
+      "verdict", "images" } }
 end
 
 -- Pairs of which at least one is no baseline. Long: the page alone has it.
@@ -117,9 +150,11 @@ local function agreement_table(rows, baselines)
   end
   return { title = "Agreement of maps beyond that of different patients", rows = list, page_only = true,
     part = "agreement",
-    note = "Spearman's correlation of shown maps in the frame that all "
-    .. "models share; agreement = (same - strangers) / (1 - strangers).",
-    columns = canon.list { "of", "first", "second", "same image", "strangers", "agreement", "interval", "reason" } }
+    note = "Spearman's rank correlation of the maps as shown, in the part of the image that all models see. Agreement "
+      .. "= (same image - other patients) / (1 - other patients): 0 by chance, 1 the same maps; in brackets its 95 % "
+      .. "interval.",
+    columns = canon.list { "of", "first", "second", "same image", "other patients", "agreement", "interval",
+      "reason" } }
 end
 
 --- Sentences and tables of a comparison.
@@ -142,8 +177,9 @@ function words.of(out, agreement, o)
     end
   end
   for _, v in ipairs(out.verdicts) do
-    if v.check == "stability" and v.verdict == "depends" then sentences[#sentences + 1] = v.subject .. ": " .. v.reason
-      .. "." end
+    if v.check == "stability" and v.verdict == "depends" then
+      sentences[#sentences + 1] = with_titles(v.subject, out) .. ": " .. v.reason .. "."
+    end
   end
   if #out.stability > 0 then list[#list + 1] = stability_table(out) end
   if #agreement > 0 then list[#list + 1] = agreement_table(agreement, out.data.baselines) end

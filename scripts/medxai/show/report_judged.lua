@@ -42,7 +42,8 @@ local function is_numeric(t, c)
   for _, row in ipairs(t.rows) do
     local cell = row[c] or ""
     if cell ~= "" and cell ~= "-" then
-      if not cell:find "^[+-]?%.?%d" and not cell:find "^%[" and cell ~= "undefined" then return false end
+      local is_number = cell:find "^[+-]?%.?%d" or cell:find "^%[" or cell:find "^-, "
+      if not is_number and not cell:find "^undefined" then return false end
       any = true
     end
   end
@@ -50,6 +51,13 @@ local function is_numeric(t, c)
 end
 
 local longest = 14 -- rows; a table that the terminal does not show is folded from here on
+local too_long = 100 -- rows of a folded table that is not printed
+local most_sentences = 8
+
+-- An interval stays in one line; the number before it and the verdict after it may stand above and below.
+local function unbroken(text)
+  return (text:gsub("%[[^%]]*%]", function(interval) return (interval:gsub(" ", "&nbsp;")) end))
+end
 
 -- One table; a long one that is no part of the answer is folded.
 local function put_table(page, put, t)
@@ -57,12 +65,13 @@ local function put_table(page, put, t)
   for c, name in ipairs(t.columns) do columns[c] = { name, numeric = is_numeric(t, c) } end
   for i, row in ipairs(t.rows) do
     rows[i] = {}
-    for c, cell in ipairs(row) do rows[i][c] = html.text(cell) end
+    for c, cell in ipairs(row) do rows[i][c] = unbroken(html.text(cell)) end
   end
   if t.title then put(page, "<h3>%s</h3>", html.text(t.title)) end
   local body = html.table(columns, rows, "judged")
   if t.page_only and #rows > longest then
-    body = ("<details><summary>%d rows</summary>%s</details>"):format(#rows, body)
+    local long = #rows > too_long and ' class="long"' or ""
+    body = ("<details%s><summary>%d rows</summary>%s</details>"):format(long, #rows, body)
   end
   put(page, "%s", body)
   if t.note then put(page, '<p class="note">%s</p>', html.text(t.note)) end
@@ -73,7 +82,14 @@ end
 ---@param put fun(page: table, format: string, ...: any)
 ---@param result table
 function judged.put(page, put, result)
-  for _, sentence in ipairs(result.sentences) do put(page, "<p>%s</p>", html.text(sentence)) end
+  local list = {}
+  for i, sentence in ipairs(result.sentences) do list[i] = ("<p>%s</p>"):format(html.text(sentence)) end
+  local shown = #list > most_sentences and most_sentences - 2 or #list
+  put(page, "%s", table.concat(list, "\n", 1, shown))
+  if shown < #list then
+    put(page, "<details><summary>%d more sentences</summary>%s</details>", #list - shown,
+      table.concat(list, "\n", shown + 1))
+  end
   for _, t in ipairs(result.tables) do put_table(page, put, t) end
   require("medxai.show.plot").put(page, put, result)
 end

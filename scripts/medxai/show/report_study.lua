@@ -8,6 +8,7 @@ local check = require "medxai.base.check"
 local files = require "medxai.base.files"
 local html = require "medxai.show.html"
 local judged = require "medxai.show.report_judged"
+local Progress = require "medxai.base.progress"
 local words = require "medxai.show.conclusion_words"
 
 local study = {}
@@ -120,6 +121,17 @@ local function endpoint_rows(facts)
   return rows
 end
 
+-- What the abbreviations of the endpoints mean.
+local function abbreviations_of(facts)
+  local list = { "AUROC: area under the receiver operating characteristic curve, 0.5 by chance.",
+    "Holm's method: corrects p values for the number of tests." }
+  if facts.gate then list[#list + 1] = "SSIM: structural similarity of two maps." end
+  if facts.compare and facts.compare.short:find "^road" then
+    list[#list + 1] = "ROAD: remove and debias; removed pixels are filled from their neighbors."
+  end
+  return table.concat(list, " ")
+end
+
 --- Puts the endpoints that were named before the numbers were seen.
 function study.put_endpoints(page, pen)
   if not page.facts then return end
@@ -131,7 +143,7 @@ function study.put_endpoints(page, pen)
   pen.put(page, "%s", (html.table({ { "question" }, { "decided by" }, { "direction, limits" }, { "compared with" } },
     rows)))
   pen.put(page, '<p class="note">Named in the experiment before anything was computed. All other numbers of this page '
-    .. "are exploratory.</p>")
+    .. "are exploratory. %s</p>", abbreviations_of(page.facts))
 end
 
 -- ---- data -----------------------------------------------------------------------------------------------------------
@@ -202,6 +214,21 @@ local verdict_columns = { { "subject" }, { "check" }, { "verdict" }, { "estimate
   { "interval", numeric = true }, { "threshold", numeric = true }, { "p, Holm", numeric = true },
   { "images", numeric = true }, { "units", numeric = true }, { "reason" } }
 
+-- Only columns that any row has a number or a word in.
+local function table_of_verdicts(rows)
+  local columns, kept, out = {}, {}, {}
+  for c, column in ipairs(verdict_columns) do
+    local any = false
+    for _, row in ipairs(rows) do any = any or row[c] ~= "" end
+    if any then columns[#columns + 1], kept[#kept + 1] = column, c end
+  end
+  for i, row in ipairs(rows) do
+    out[i] = { id = row.id, mark = row.mark }
+    for k, c in ipairs(kept) do out[i][k] = row[c] end
+  end
+  return (html.table(columns, out, "judged"))
+end
+
 -- The verdicts of a part, each a row that a sentence can link to: those that one does link to, then the others, folded
 -- where they are many.
 local function put_verdicts(page, pen, part)
@@ -209,17 +236,18 @@ local function put_verdicts(page, pen, part)
   for _, v in ipairs(page.shown and page.shown[part] or {}) do
     local anchor = conclusions.anchor(v)
     local list = page.linked[anchor] and linked or others
-    list[#list + 1] = { id = anchor, mark = page.linked[anchor], text(v.subject), text((v.check:gsub("_", " "))),
+    list[#list + 1] = { id = anchor, mark = page.linked[anchor], text(v.subject), text(words.measure(v.check)),
       text((v.verdict:gsub("_", " "))), number(v.estimate, "%.3f"), interval(v, "%.3f"), number(v.threshold, "%g"),
       number(v.p_holm, "%.3g"), number(v.n, "%d"), number(v.units, "%d"), text(v.reason or "") }
   end
   if #linked > 0 then
-    pen.put(page, "<h3>The verdict at the top of the page</h3>%s", (html.table(verdict_columns, linked, "judged")))
+    pen.put(page, "<h3>The verdict at the top of the page</h3>%s", table_of_verdicts(linked))
   end
   if #others == 0 then return end
   local more = #linked > 0 and "more " or ""
-  pen.put(page, "<details%s><summary>%d %sverdict%s</summary>%s</details>", #others <= 6 and " open" or "", #others,
-    more, #others == 1 and "" or "s", (html.table(verdict_columns, others, "judged")))
+  pen.put(page, "<details%s><summary>%d %sverdict%s</summary>%s</details>", #others <= 6 and " open"
+    or #others > 100 and ' class="long"' or "", #others,
+    more, #others == 1 and "" or "s", table_of_verdicts(others))
 end
 
 -- A result without the tables of other parts of the page.
@@ -280,6 +308,21 @@ local function failures_of(page)
   return list
 end
 
+--- What a comparison took beside what was predicted, in words: by its cells' own seconds, whoever computed them.
+---@param cost table of study/cost.json
+---@return string
+function study.cost_text(cost)
+  local list = { ("The %d cells took %s of one process; predicted were %s at the start%s."):format(cost.cells,
+    Progress.duration(cost.seconds_of_cells), Progress.duration(cost.predicted_at_start), cost.predicted_by_first_block
+      and (" and %s after the fastest network's first block"):format(Progress.duration(cost.predicted_by_first_block))
+      or "") }
+  if cost.cells_of_this_start < cost.cells then
+    list[2] = ("The last start computed %d of them, earlier starts %d, other processes %d."):format(
+      cost.cells_of_this_start, cost.cells_of_earlier_starts, cost.cells_of_other_processes)
+  end
+  return table.concat(list, " ")
+end
+
 --- Puts what maps and their judgement took, what was predicted, and every cell that failed.
 function study.put_costs(page, pen)
   local rows = csv.read(files.join(page.dir, "tables/costs.csv")) or {}
@@ -295,10 +338,7 @@ function study.put_costs(page, pen)
       text(row.failed_cells), warn = row.failed_cells ~= "0" }
   end
   local cost = files.read_data(files.join(page.dir, "study/cost.json"))
-  if cost and cost.took then
-    pen.put(page, "<p>The last start took %s s for %s cells (predicted %s s by counted passes).</p>",
-      number(cost.took, "%.0f"), tostring(cost.cells), number(cost.predicted_by_passes, "%.0f"))
-  end
+  if cost and cost.seconds_of_cells then pen.put(page, "<p>%s</p>", text(study.cost_text(cost))) end
   local failed = failures_of(page)
   pen.put(page, "<p>%s</p>", #failed == 0 and "No cell failed."
     or ("%d cell%s failed; the rows of their images say so and are counted."):format(#failed, #failed == 1 and ""
@@ -309,7 +349,7 @@ function study.put_costs(page, pen)
   pen.put(page, "<details%s><summary>What each method took</summary>%s</details>", #rows <= 14 and " open" or "",
     (html.table({ { "model" }, { "method" }, { "images", numeric = true }, { "forwards per image", numeric = true },
     { "backwards per image", numeric = true }, { "seconds per map", numeric = true },
-    { "seconds in all, with scores", numeric = true }, { "failed cells", numeric = true } }, out)))
+    { "seconds in all, with scores", numeric = true }, { "failed cells", numeric = true } }, out, "judged")))
 end
 
 -- ---- limits ---------------------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ return {
 .viewer select, .viewer button, .viewer input { font: inherit; }
 .viewer select { max-width: 15rem; }
 .viewer .panes { display: flex; flex-wrap: wrap; gap: .8rem; }
-.viewer figure { margin: 0; width: 15rem; }
-.viewer .one figure { width: 26rem; max-width: 100%; }
+.viewer figure { margin: 0; flex: 0 1 13rem; min-width: 9rem; }
+.viewer .one figure { flex-basis: 26rem; }
 .viewer canvas { width: 100%; height: auto; display: block; background: #000; }
 .viewer figcaption { font-size: .8rem; line-height: 1.35; padding-top: .25rem; color: #333; overflow-wrap: anywhere; }
 .viewer figcaption b { font-weight: 600; }
@@ -98,9 +98,23 @@ function levelsOf(entry) { // the grey values of a sheet, read once
   }
   return entry;
 }
+// What is said of one map. A list that is the same for all images holds one entry; words are counted from 1, 0 is none.
+function entryOf(place, index) {
+  if (place === undefined) return 0;
+  var list = data.lists[place];
+  return list.length === 1 ? list[0] : list[index];
+}
+function wordOf(place, index) { return data.words[entryOf(place, index) - 1]; }
+function numbersOf(text) { return text.split(" ").map(Number); }
+function factOf(sheet, index) {
+  var size = wordOf(sheet.size, index), rect = wordOf(sheet.rect, index), high = entryOf(sheet.high, index);
+  return { text: wordOf(sheet.text, index), note: wordOf(sheet.note, index),
+    rows: size && numbersOf(size)[0], columns: size && numbersOf(size)[1],
+    rect: rect ? numbersOf(rect) : [0, 0, 1, 1], raw: high ? [entryOf(sheet.low, index), high] : null };
+}
 // One map on a grid of columns x rows pixels: bilinear with half-pixel centres, as the library enlarges maps.
-function enlarge(sheet, entry, index, columns, rows) {
-  var fact = sheet.facts[index], top = Math.floor(index / sheet.across) * sheet.rows,
+function enlarge(sheet, entry, fact, index, columns, rows) {
+  var top = Math.floor(index / sheet.across) * sheet.rows,
     left = (index % sheet.across) * sheet.columns;
   var out = new Float32Array(columns * rows), px = entry.levels, width = entry.width, level = 1 / data.levels;
   function at(y, x) { return px[4 * ((top + y) * width + left + x)] * level; }
@@ -120,7 +134,7 @@ function enlarge(sheet, entry, index, columns, rows) {
 function sharedTop(sheet) {
   if (sheet.top === undefined) {
     sheet.top = 0;
-    sheet.facts.forEach(function (f) { if (f.raw) sheet.top = Math.max(sheet.top, f.raw[1]); });
+    data.images.forEach(function (_, i) { sheet.top = Math.max(sheet.top, entryOf(sheet.high, i)); });
   }
   return sheet.top;
 }
@@ -141,7 +155,7 @@ function tint(values, columns, rows, fact, sheet) {
   return c;
 }
 function draw(canvas, network, method) {
-  var index = state.image, sheet = data.sheets[network][method], fact = sheet.facts[index];
+  var index = state.image, sheet = data.sheets[network][method], fact = factOf(sheet, index);
   load(pictures, index, data.images[index].picture, function (picture) {
     if (state.image !== index || !canvas.isConnected) return;
     var w = picture.image.naturalWidth, h = picture.image.naturalHeight, share = SIDE / Math.max(w, h);
@@ -151,11 +165,11 @@ function draw(canvas, network, method) {
     canvas.dataset.drawn = "picture";
     if (!fact.rows || state.opacity === 0) return;
     if (state.scale === "shared" && (!fact.raw || !(sharedTop(sheet) > 0))) return;
-    load(sheets, network + "/" + method, sheet.png, function (entry) {
+    load(sheets, network + "/" + method, sheet.src, function (entry) {
       if (state.image !== index || !canvas.isConnected) return;
-      var r = fact.rect || [0, 0, 1, 1], x = r[0] * canvas.width, y = r[1] * canvas.height;
+      var r = fact.rect, x = r[0] * canvas.width, y = r[1] * canvas.height;
       var columns = Math.max(1, Math.round(r[2] * canvas.width)), rows = Math.max(1, Math.round(r[3] * canvas.height));
-      g.drawImage(tint(enlarge(sheet, levelsOf(entry), index, columns, rows), columns, rows, fact, sheet), x, y);
+      g.drawImage(tint(enlarge(sheet, levelsOf(entry), fact, index, columns, rows), columns, rows, fact, sheet), x, y);
       canvas.dataset.drawn = "map";
     });
   });
@@ -168,7 +182,7 @@ function element(name, text, parent, kind) {
   return e;
 }
 function pane(parent, network, method, title) {
-  var fact = data.sheets[network][method].facts[state.image], figure = element("figure", undefined, parent),
+  var fact = factOf(data.sheets[network][method], state.image), figure = element("figure", undefined, parent),
     canvas = element("canvas", undefined, figure);
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", data.methods[method] + ", " + data.networks[network] + ", "
@@ -241,7 +255,8 @@ choice("view", "show", [["one", "one map"], ["methods", "methods side by side"],
 choice("network", "network", numbered(data.networks));
 choice("method", "method", numbered(data.methods));
 choice("scale", "scale", [["own", "own: each map from 0 to 1"], ["shared", "shared: one per method and network"]]);
-choice("colors", "colors", [["inferno", "inferno"], ["viridis", "viridis"], ["jet", "jet"]]);
+choice("colors", "colors", [["inferno", "inferno"], ["viridis", "viridis"],
+  ["jet", "jet (not for color-blind readers)"]]);
 var opacityLabel = element("label", "opacity", bar), slider = element("input", undefined, opacityLabel);
 slider.type = "range"; slider.min = 0; slider.max = 100;
 slider.addEventListener("input", function () { state.opacity = parseInt(slider.value, 10); render(); });
@@ -251,9 +266,16 @@ element("span", "low", legendBox);
 var legend = element("canvas", undefined, legendBox);
 element("span", "high", legendBox);
 var about = element("p", "", box, "note"), panes = element("div", undefined, box, "panes");
-element("p", "Keys: left and right for the image, j and k for the method, n for the network, v for the view, s for the scale, "
-  + "+ and - for the opacity, m to hide the maps. "
-  + "Maps are shown on a grid of at most " + data.map_px + " x " + data.map_px + " cells.", box, "keys");
+function fineness() {
+  var text = "Maps are shown on a grid of at most " + data.map_px + " x " + data.map_px + " cells";
+  text += data.off > 0 ? ", compressed: values are off by up to " + data.off.toFixed(3)
+    + " of the scale (root mean square)." : ", in " + (data.levels + 1) + " levels.";
+  return data.left_out > 0 ? text + " The first " + data.images.length + " of " + (data.images.length + data.left_out)
+    + " images: more do not fit in the page." : text;
+}
+element("p", "Keys while the viewer is on the screen: left and right for the image, j and k for the method, n for the "
+  + "network, v for the view, s for the scale, + and - for the opacity, m to hide the maps. "
+  + fineness(), box, "keys");
 var shownOpacity = state.opacity;
 document.addEventListener("keydown", function (e) {
   var place = box.getBoundingClientRect();

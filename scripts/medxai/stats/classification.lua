@@ -45,7 +45,8 @@ end
 
 --- Precision, recall, F1 and support of every class, and their averages, from a confusion matrix.
 ---@param matrix number[][]
----@return table result { accuracy, balanced_accuracy, per_class = { { precision, recall, f1, support } }, micro, macro, weighted }
+---@return table result { accuracy, balanced_accuracy, per_class = { { precision, recall, f1, support } }, micro,
+---  macro, weighted }
 function metrics.from_confusion(matrix)
   local k, total, correct = #matrix, 0, 0
   local per_class = {}

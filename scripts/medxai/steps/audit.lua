@@ -1,8 +1,8 @@
 -- run:audit { inputs, seeds, train, ... }: does the network need the lungs? A cheap probe of every input before any
 -- training; the same training on several inputs; what an audited network does with parts replaced and hidden; whether
--- it knows the source; where its maps lie. Verdicts with power, and "confounded" where class and source are one. It
--- refuses the sentence "there is no shortcut", inputs without the whole image, sources that are all the same, and to
--- judge parts without lung masks.
+-- it knows the source; where its maps lie. Verdicts state their power, and are "confounded" where class and source are
+-- one. It never says "there is no shortcut". It refuses inputs without the whole image and sources that are all the
+-- same, and judges no parts where lung masks are missing.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.check"
 local Options = require "medxai.base.options"
@@ -35,7 +35,7 @@ audit.spec = {
     doc = "whose use of the parts is tested: a trained run, or a model; default: the first training on whole images" },
   sources = { "table", lua = "table<string, string>", doc = "source of each class, where the reader does not know it" },
   methods = { "string|table", default = {}, lua = "medxai.Methods",
-    doc = "whose maps' share inside the lungs is told" },
+    doc = "whose maps' share inside the lungs is told, and on the markers where the data have a mask of them" },
   regions = { "table", default = parts.names, of = "string", doc = "parts that are hidden beside placebos" },
   placebo = { "integer", default = 4, min = 1, max = 32,
     doc = "patches of the same shape elsewhere, per part and image" },
@@ -189,11 +189,11 @@ local function network_rows(found)
         controls = row.refits and row.refits .. " refits", n = row.n, units = row.units }
   end
   for _, row in ipairs(found.maps or {}) do
-    out[#out + 1] = { subject = row.method, check = "energy in the lungs above swap", verdict = row.verdict.verdict,
-      estimate = row.gain.mean,
-      low = row.gain.low, high = row.gain.high, threshold = 0, reason = row.verdict.reason, family = "audit maps",
-        p_holm = row.p_holm, controls = "swap",
-      n = row.gain.n, units = row.gain.units }
+    local where = row.part == "markers" and "on the markers" or "in the lungs"
+    out[#out + 1] = { subject = row.method, check = ("energy %s above swap"):format(where),
+      verdict = row.verdict.verdict, estimate = row.gain.mean, low = row.gain.low, high = row.gain.high, threshold = 0,
+      reason = row.verdict.reason, family = "audit maps", p_holm = row.p_holm, controls = "swap", n = row.gain.n,
+      units = row.gain.units }
   end
   return out
 end
@@ -241,7 +241,7 @@ local function step_fields(run, o, data, cells, network)
   local fields = { inputs = canon.list(o.inputs), seeds = canon.list(o.seeds), margin = o.margin,
     regions = canon.list(o.regions), placebo = o.placebo,
     images = o.images, sources = o.sources or "the reader's", cells = canon.list {}, data = {},
-      version = 2 }
+      version = 3 }
   for i, cell in ipairs(cells or {}) do fields.cells[i] = { key = cell.key, judged = cell.judged ~= nil } end
   for _, input in ipairs(o.inputs) do fields.data[input] = run:describe_split(data[input].test) end
   if network then
@@ -308,7 +308,8 @@ end
 ---   audited  whose use of parts is judged: a trained run by its name, or a model; default the first training of whole
 ---            images
 ---   sources  class -> source, { ["COVID-19"] = "A", Normal = "B" }; default the reader's column
----   methods  whose maps are judged by their share in the lungs: { "gradcam" }; default none
+---   methods  whose maps are judged by their share in the lungs, and on the markers where the data have a mask of
+---            them: { "gradcam" }; default none
 ---   regions  parts that are hidden: { "markers", "border", "lungs" }; markers are the data's mask, else bright spots
 ---            outside the lungs' rectangle, listed in audit/markers.csv to be looked at
 ---   placebo  places of the same shape that are hidden for comparison, 4

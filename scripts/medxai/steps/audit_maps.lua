@@ -1,5 +1,6 @@
--- The audit's look at maps: the share of a map's energy in the lungs beside the lungs' share of the area, and beside
--- the same method's map of another patient of the same class. It refuses to compare a map with one of the same patient.
+-- The audit's look at maps: the share of a map's energy in the lungs, and on the markers where the data have a mask of
+-- them, beside the part's share of the area, and beside the same method's map of another patient of the same class. It
+-- refuses to compare a map with one of the same patient.
 local gate = require "medxai.score.gate"
 local mapstore = require "medxai.explain.store"
 local multiple = require "medxai.stats.multiple"
@@ -39,17 +40,33 @@ function maps.swaps(items, seed)
   return list
 end
 
--- Shares of one method: in the image's own lungs, the area's, and of another patient's map.
-local function shares(store, records, masks, swaps)
-  local own, area, swapped, loaded = {}, {}, {}, {}
-  for i, record in ipairs(records) do loaded[i] = record and store:map(record) or nil end
-  for i, mask in ipairs(masks) do
-    local other = swaps[i] and loaded[swaps[i]]
-    own[i] = loaded[i] and share_of(loaded[i], mask) or 0 / 0
-    swapped[i] = other and share_of(other, mask) or 0 / 0
-    area[i] = mask:mean():item()
+-- Shares of one method: in each image's own mask, the area's, and of another patient's map; NaN for images without
+-- a mask.
+local function shares(loaded, masks, swaps, count)
+  local own, area, swapped = {}, {}, {}
+  for i = 1, count do
+    local mask, other = masks[i], swaps[i] and loaded[swaps[i]]
+    own[i] = mask and loaded[i] and share_of(loaded[i], mask) or 0 / 0
+    swapped[i] = mask and other and share_of(other, mask) or 0 / 0
+    area[i] = mask and mask:mean():item() or 0 / 0
   end
   return own, area, swapped
+end
+
+-- What maps are compared with: { part, masks } with the masks by the image's place among the chosen; markers only where
+-- the data have a mask of them and an image has one.
+local function parts_of(split, chosen)
+  local lungs, markers, found = {}, {}, false
+  local has_markers = table.concat(split.data.masks, " "):find("marker", 1, true)
+  for k, i in ipairs(chosen) do
+    lungs[k] = split:mask(i, "lungs"):ne(0):to { dtype = "float64" }
+    local marker = has_markers and split:mask(i, "marker")
+    marker = marker and marker:ne(0):to { dtype = "float64" }
+    if marker and marker:sum():item() > 0 then markers[k], found = marker, true end
+  end
+  local list = { { part = "lungs", masks = lungs } }
+  if found then list[2] = { part = "markers", masks = markers } end
+  return list
 end
 
 --- The maps of some images by the audit's methods, of the true class: a step of its own.
@@ -66,32 +83,39 @@ function maps.explain(run, network, o)
   return base
 end
 
---- Where maps lie, of each method; gain is the share in the lungs less that of another patient's map, p by Holm's
---- method.
+--- Where maps lie, of each part and method; gain is the share in the part less that of another patient's map, p by
+--- Holm's method over all of them.
 ---@param run medxai.Run
 ---@param split medxai.Split
 ---@param base table from maps.explain
 ---@param weights string SHA-256 of the network's weights: what the gate (run:sanity) of this run says of them
----@return table[] rows { method, share, area, swap, gain, p_holm, gate, verdict }
+---@return table[] rows { part = "lungs" | "markers", method, share, area, swap, gain, p_holm, gate, verdict }
 function maps.rows(run, split, base, weights)
   local chosen = base.chosen
   local scope <close> = require("medxai.core").memory.scope() -- luacheck: ignore
-  local items, masks, patients, store = {}, {}, {}, mapstore.open(run.dir)
+  local items, patients, store = {}, {}, mapstore.open(run.dir)
   local judged = gate.of(run.dir)
   for k, i in ipairs(chosen) do
-    items[k], masks[k] = split:item(i), split:mask(i, "lungs"):ne(0):to { dtype = "float64" }
+    items[k] = split:item(i)
     patients[k] = items[k].patient
   end
   local over, swaps, count, rows, ps = units.over(#items, patients, { seed = run.seed }), maps.swaps(items, run.seed),
     #base.statuses, {}, {}
+  local found = parts_of(split, chosen)
   for m, status in ipairs(base.statuses) do
-    local records = {}
-    for k = 1, #items do records[k] = base.records[(k - 1) * count + m] or false end
-    local own, area, swapped = shares(store, records, masks, swaps)
-    local row = { method = status.label, share = over:mean(own), area = over:mean(area), swap = over:mean(swapped),
-      gate = judged:state(status.method, weights) or "not judged" }
-    row.gain = over:difference(own, swapped, "audit_maps " .. status.maps)
-    rows[m], ps[m] = row, row.gain.p
+    local loaded = {}
+    for k = 1, #items do
+      local record = base.records[(k - 1) * count + m]
+      loaded[k] = record and store:map(record) or nil
+    end
+    for p, one in ipairs(found) do
+      local own, area, swapped = shares(loaded, one.masks, swaps, #items)
+      local row = { part = one.part, method = status.label, share = over:mean(own), area = over:mean(area),
+        swap = over:mean(swapped), gate = judged:state(status.method, weights) or "not judged" }
+      row.gain = over:difference(own, swapped, ("audit_maps %s %s"):format(status.maps, one.part))
+      local at = (p - 1) * count + m
+      rows[at], ps[at] = row, row.gain.p
+    end
   end
   local holm = multiple.holm(ps)
   for m, row in ipairs(rows) do

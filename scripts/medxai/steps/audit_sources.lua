@@ -125,25 +125,28 @@ end
 
 -- ---- the probe ------------------------------------------------------------------------------------------------------
 
--- Images of a class with a known source: numbers, sources, groups (patients), and how many patients each source has.
+-- Images of a class with a known source: numbers, sources, groups (patients; images, where those are unknown), how many
+-- groups each source has, and what groups are.
 local function members(given, split, c)
-  local places, names, groups, patients, seen = {}, {}, {}, {}, {}
+  local places, names, groups, patients, seen, what = {}, {}, {}, {}, {}, "patients"
   for i, item in ipairs(split.items) do
     local source = item.label == c - 1 and sources.of(given, split, i)
     if source then
-      local group = units.is_known(item.patient) and item.patient .. "\0" .. source or i
+      local known = units.is_known(item.patient)
+      local group = known and item.patient .. "\0" .. source or i
+      what = known and what or "images"
       places[#places + 1], names[#names + 1], groups[#groups + 1] = i, source, group
       if not seen[group] then seen[group], patients[source] = true, (patients[source] or 0) + 1 end
     end
   end
-  return places, names, groups, patients
+  return places, names, groups, patients, what
 end
 
 -- The probe of one class: its most frequent source against the others.
 local function probe_class(model, split, c, o)
-  local places, names, groups, patients = members(o.sources, split, c)
+  local places, names, groups, patients, what = members(o.sources, split, c)
   local order, least = check.sorted_keys(patients), math.huge
-  local row = { class = split.classes[c], sources = #order, n = #places }
+  local row = { class = split.classes[c], sources = #order, n = #places, resampled = what }
   if #order < 2 then
     row.nothing = #order == 0 and "no source is known" or ("one source: '%s'"):format(order[1])
     return row
@@ -153,7 +156,7 @@ local function probe_class(model, split, c, o)
   row.positive, row.units = order[1], 0
   for _, name in ipairs(order) do row.units = row.units + patients[name] end
   if row.units - patients[order[1]] < sources.folds or patients[order[1]] < sources.folds then
-    row.why = ("fewer than %d patients of a source"):format(sources.folds)
+    row.why = ("fewer than %d %s of a source"):format(sources.folds, what)
     return row
   end
   local scope <close> = require("medxai.core").memory.scope() -- luacheck: ignore
@@ -181,14 +184,14 @@ function sources.rows(model, split, o, found)
     row.p_holm = holm[c]
     local v = { verdict = "undecided", reason = row.why }
     if found.single[row.class] then
-      local reason = ("every image is from '%s'; the source tells %.0f %% of the classes' entropy"):format(
-        found.single[row.class], 100 * found.share)
+      local reason = ("every image is from '%s'; knowing the source removes %.0f %% of the uncertainty (entropy) about "
+        .. "the class"):format(found.single[row.class], 100 * found.share)
       v = { verdict = "confounded", reason = reason }
     elseif #found.names < 2 then
       v = { verdict = "not_applicable", reason = #found.names == 0 and "no source is known"
         or ("one source: '%s'"):format(found.names[1]) }
     elseif row.nothing then v = { verdict = "not_applicable", reason = row.nothing }
-    elseif row.p and row.units < units.least then v.reason = ("fewer than %d patients"):format(units.least)
+    elseif row.p and row.units < units.least then v.reason = ("fewer than %d %s"):format(units.least, row.resampled)
     elseif row.p and holm[c] <= verdict.alpha then v = { verdict = "found" }
     end
     row.verdict = v

@@ -1,7 +1,7 @@
 -- What the audit's findings say together. A shortcut is found where a class is told without the lungs, or hiding a
 -- marker or the border changes the answer, and the network is seen to go by it. Where class and source are one, no
--- statistic separates them. It refuses to say that there is no shortcut: what was not found was looked for with a power
--- that is told.
+-- statistic separates them. It refuses to say that there is no shortcut: for what was not found it states the power
+-- with which it was looked for.
 local units = require "medxai.stats.units"
 
 local combine = {}
@@ -19,7 +19,7 @@ local function is(word) return function(row) return row.verdict and row.verdict.
 ---@param word string
 ---@return string
 function combine.named(rows, word)
-  local list, at = {}, {}
+  local list, at, groups, of = {}, {}, {}, {}
   for _, row in ipairs(rows or {}) do
     if row.verdict and row.verdict.verdict == word then
       if not at[row.class] then
@@ -29,9 +29,13 @@ function combine.named(rows, word)
       table.insert(at[row.class], row.input)
     end
   end
-  local words = {}
-  for i, one in ipairs(list) do words[i] = ("%s (%s)"):format(one[1], table.concat(one, ", ", 2)) end
-  return table.concat(words, ", ")
+  for _, one in ipairs(list) do -- classes with the same inputs stand together
+    local inputs = table.concat(one, ", ", 2)
+    if not of[inputs] then groups[#groups + 1], of[inputs] = inputs, {} end
+    table.insert(of[inputs], one[1])
+  end
+  for i, inputs in ipairs(groups) do groups[i] = ("%s (input %s)"):format(table.concat(of[inputs], ", "), inputs) end
+  return table.concat(groups, "; ")
 end
 
 local function hidden(rows)
@@ -51,13 +55,14 @@ end
 local function open_question(f)
   local told = f.trained or f.probe
   if any(told, is "found") then
-    return ("%s told without the lungs, but not shown to be used by the network"):format(combine.named(told, "found"))
+    return ("told without the lungs: %s; it is not shown that the network goes by it"):format(combine.named(told,
+      "found"))
   end
   if f.trained and any(f.probe, is "found") then
-    return ("the cheap probe tells %s without the lungs, the trainings do not"):format(combine.named(f.probe, "found"))
+    return ("the cheap probe tells without the lungs: %s; the trainings do not"):format(combine.named(f.probe, "found"))
   end
   if any(told, is "undecided") then
-    return ("whether %s is told without the lungs"):format(combine.named(told, "undecided"))
+    return ("whether these are told without the lungs: %s"):format(combine.named(told, "undecided"))
   end
   if not any(told, is "not_found") then return "no input without lungs was judged" end
   local part = any(f.occlusion, function(row) -- what fewer than ten images have is no question of these data
@@ -85,7 +90,7 @@ function combine.of(f)
       beside) }
   end
   if kept(f) then
-    local reason = ("%s told without the lungs, and the network keeps more than half of what it tells of %s without "
+    local reason = ("told without the lungs: %s; of what the network tells of %s it keeps more than half without "
       .. "them%s"):format(combine.named(f.trained or f.probe, "found"), kept(f).class, beside)
     return { verdict = "shortcut found", reason = reason }
   end

@@ -5,7 +5,7 @@ local parts = require "medxai.steps.audit_parts"
 
 local words = {}
 
-local function number(v) return v ~= nil and v == v and ("%.2f"):format(v) or "-" end
+local function number(v) return v ~= nil and v == v and (("%.2f"):format(v):gsub("^%-0%.00$", "0.00")) or "-" end
 
 local function interval(r) return r.low == r.low and (" [%s, %s]"):format(number(r.low), number(r.high)) or "" end
 
@@ -89,8 +89,10 @@ local function retained_table(found)
     rows[i] = canon.list { row.class, number(row.whole), number(b.auc), number(b.share.mean) .. interval(b.share),
       number(m.auc), number(m.share.mean) .. interval(m.share), as_words(row.verdict) }
   end
-  local columns = { "class", "AUROC whole", "lungs blurred", "share kept", "lungs mean", "share kept", "verdict" }
-  local note = "found: more than %g of what the network tells is left without the lungs, by both removals."
+  local columns = { "class", "AUROC, whole image", "AUROC, lungs blurred", "share kept", "AUROC, lungs at their mean",
+    "share kept", "verdict" }
+  local note = "Share kept: (AUROC without the lungs - 0.5) / (AUROC of the whole image - 0.5), with its 95 %% "
+    .. "interval. Found: more than %g is kept, by both removals."
   return { title = ("The lungs replaced (%s)"):format(found.network), columns = canon.list(columns), rows = rows,
     note = note:format(parts.least_share) }
 end
@@ -105,9 +107,10 @@ local function occlusion_table(found)
   end
   local columns = { "part", "images", "drop, blurred", "changed / elsewhere", "drop, mean", "changed / elsewhere",
     "verdict" }
-  local note = ("drop: of the true class's logit, beyond that of %d other places of the same shape; found: above %s, "
-    .. "which is %g standard deviations of the logit margin, by both removals."):format(found.placebo,
-    number(parts.least_drop * found.occlusion[1].deviation), parts.least_drop)
+  local note = ("Drop: of the true class's logit, with its 95 %% interval, beyond that of %d other places of the same "
+    .. "shape. Found: above %s, which is %g standard deviations of the logit margin, by both removals. Changed / "
+    .. "elsewhere: share of images whose prediction changes, and where as much is hidden elsewhere."):format(
+    found.placebo, number(parts.least_drop * found.occlusion[1].deviation), parts.least_drop)
   return { title = "Parts hidden, against as much hidden elsewhere", columns = canon.list(columns), rows = rows,
     note = note }
 end
@@ -126,11 +129,14 @@ end
 local function maps_table(found)
   local rows = canon.list {}
   for i, row in ipairs(found.maps) do
-    rows[i] = canon.list { row.method, number(row.share.mean) .. interval(row.share), number(row.area.mean),
+    rows[i] = canon.list { row.method, row.part, number(row.share.mean) .. interval(row.share), number(row.area.mean),
       number(row.swap.mean),
       number(row.gain.mean) .. interval(row.gain), row.gate, (row.verdict.verdict:gsub("_", " ")) }
   end
-  return { title = "Where maps lie", columns = canon.list { "method", "share in the lungs", "lungs' area",
+  local note = "Share of a map's energy in a part of the image (the lungs, the markers), with its 95 % interval; by "
+    .. "chance it is the part's share of the image's area. Gain: over another patient's map on the same image."
+  return { title = "Where maps lie", note = note, columns = canon.list { "method", "part", "map's share in it",
+    "its area",
     "another patient's map", "gain", "gate", "verdict" }, rows = rows }
 end
 
@@ -186,8 +192,10 @@ end
 ---@param found table
 ---@return table { title, verdict, reason, sentences, tables }
 function words.result(found)
-  local unit = ("AUROC, 95 %% intervals over %d %s%s; found and not found against %g, Holm's method over classes and "
-    .. "inputs."):format(found.over.count,
+  local unit = ("AUROC of each class against the rest (chance 0.5), 95 %% intervals over %d %s%s; found and not found "
+    .. "against %g, Holm's method over classes and inputs. Inputs: whole, the image as it is; lungs_raw, the lungs "
+    .. "alone; outside, all but the lungs; border, what lies outside their rectangle; shape, their outline."):format(
+    found.over.count,
     found.over.resampled, found.over.note and " (" .. found.over.note .. ")" or "", found.margin)
   local list = canon.list { area_table("Told by the cheap probe", found.probe, unit) }
   if found.trained then

@@ -1,8 +1,9 @@
 -- run:compare: which explanation, and can the metric that says so be trusted? Methods and baselines on every model of a
 -- study, judged by several metrics beside each method's own chance level (another patient's map), with intervals over
--- patients, ranges of ranks, agreement beyond that of strangers, and how far the ranking depends on metric, network,
--- seed and setting. Cells first (study_cells.lua), statistics only of complete studies, or stamped partial. It refuses
--- a primary metric that is not among the metrics: what is decided by is named before anything is computed.
+-- patients, ranges of ranks, agreement beyond that of different patients' maps, and how far the ranking depends on
+-- metric, network, seed and setting. Cells are computed first (study_cells.lua); statistics come from complete studies,
+-- or are stamped partial. It refuses a primary metric that is not among the metrics: the metric that decides is named
+-- before anything is computed.
 local canon = require "medxai.base.json"
 local cells = require "medxai.steps.study_cells"
 local check = require "medxai.base.check"
@@ -198,14 +199,17 @@ end
 
 -- Layers, classes and masks of every model, before the first cell; what a model needs per image is measured on the way.
 local function check_models(study, asked, work)
+  local by_gradient = false
   for _, m in ipairs(study.models) do
     local scope <close> = core.memory.scope() -- luacheck: ignore
     local model = work:open(m)
     for _, e in ipairs(asked.entries) do
       local checked = asked.of(e, m, model)
       for _, entry in ipairs(checked.entries) do explain.try_layers(model, { entry }) end
+      e.layers = checked.entries[1].layers
+      by_gradient = by_gradient or not e.layers and not e.baseline
     end
-    time.measure(m, model)
+    time.measure(study, m, model, by_gradient)
   end
   local first = study.models[1]
   require("medxai.score.runner").check_masks { metric_entries = asked.metric_entries, split = first.split,
@@ -235,18 +239,21 @@ end
 local function do_cells(study, asked, list)
   local work = cells.work(study, asked, list)
   local closing <close> = setmetatable({}, { __close = function() work:close() end }) -- luacheck: ignore
-  local left = false
-  for _, cell in ipairs(list) do left = left or not work:done(cell) end
-  if not left then return list end
+  local all = true
+  for _, cell in ipairs(list) do all = all and work:done(cell) end
+  if all then return list end
   check_models(study, asked, work)
-  local prediction = time.first(study, asked, list)
+  local prediction = time.first(study, asked, list, work)
+  local function learn(cell) prediction:learn(cell, cell.state) end
+  local function left() return time.left(study, list, prediction) end
   if asked.share then
-    work:run(part_of(list, asked.share))
+    work:run(part_of(list, asked.share), learn)
+    if count_done(study, list) == #list then prediction:done(list) end
     return list
   end
   work:run(time.pilot(study, list))
   list = time.second(study, asked, list, prediction)
-  work:run(list)
+  work:run(list, learn, left)
   prediction:done(list)
   return list
 end
@@ -386,27 +393,40 @@ local function predicted_of(list)
   return out
 end
 
--- The figures; then the viewer, in the room that they leave in the page. Nothing of it may depend on measured times.
-local function draw(study, o)
+-- Bytes that the page, of five million at most, has for the viewer: what is left beside the figures of networks, gate
+-- and comparison, its tables, and the audit. Pictures go into the page as JPEG.
+local function room_of(run, figures)
+  local room = 4900000 - 400000
+  for _, f in ipairs(figures) do
+    local fixed = f.picture and 250000 or f.name == "compare-cost" and 90000 -- times do not change the viewer
+    room = room - (fixed or files.size(files.join(run.dir, f.svg)) or 0)
+  end
+  local dir = files.join(run.dir, "figures")
+  for _, name in ipairs(files.is_folder(dir) and files.list(dir) or {}) do
+    local before = name:find "^networks%-.*%.svg$" or name:find "^sanity%-.*%.svg$"
+    room = room - (before and files.size(files.join(dir, name)) or 0)
+  end
+  return math.max(500000, room)
+end
+
+--- Draws the figures, then writes study/viewer.html in the room that they leave in the page. Nothing of it may depend
+--- on measured times.
+---@param run medxai.Run
+---@param o table models, album, primary, baselines, partial; out = what compare.tabulate gave
+---@return table[] figures { name, title, svg, paths, picture? }
+function compare.draw(run, o)
   local scope <close> = core.memory.scope() -- luacheck: ignore
-  local viewer = require "medxai.show.viewer"
   local models, firsts, seen, data = {}, {}, {}, o.out.data
-  for k, m in ipairs(study.models) do
+  for k, m in ipairs(o.models) do
     models[k] = m.name
     if not seen[m.run_name] then firsts[#firsts + 1] = m.name end
     seen[m.run_name] = true
   end
-  local album = require("medxai.show.study_album").of(study, o.album)
-  local figures = require("medxai.show.study_figures").draw(study.run, { primary = o.primary, models = models,
+  local figures = require("medxai.show.study_figures").draw(run, { primary = o.primary, models = models,
     firsts = firsts, baselines = o.baselines, directions = data.directions, tells = o.out.tells, partial = o.partial,
-    short = function(name) return tables.short(name, data) end, album = album })
-  local room = viewer.budget
-  for _, f in ipairs(figures) do
-    local is_timed = f.name == "compare-cost"
-    room = room - (f.picture and 300000 or is_timed and 90000 or files.size(files.join(study.run.dir, f.svg)) or 0)
-  end
-  files.write(files.join(study.dir, "viewer.html"), viewer.html(album, { budget = math.max(viewer.budget // 2, room) }))
-  album.close()
+    short = function(name) return tables.short(name, data) end, album = o.album })
+  files.write(files.join(run.dir, "study/viewer.html"), require("medxai.show.viewer").html(o.album,
+    { budget = room_of(run, figures) }))
   return figures
 end
 
@@ -428,9 +448,12 @@ local function conclude(study, asked, list, partial)
     partial = partial, maps_of = function(one) return maps_of(study, one.set) end }
   write_table(run, "tables/agreement.csv", likeness.agreement, agreement)
   time.write_costs(study, done)
-  local figures = draw(study, { out = out, primary = asked.primary_id, baselines = base, partial = partial,
-    album = { cells = done, marks = marks, fine = frame.side * cells.fine,
-      maps = function(cell) return cells.maps(study, cell) end, predicted = predicted_of(list_of) } })
+  local album = require("medxai.show.study_album").of(study, { cells = done, marks = marks,
+    fine = frame.side * cells.fine, maps = function(cell) return cells.maps(study, cell) end,
+    predicted = predicted_of(list_of) })
+  local figures = compare.draw(run, { models = study.models, album = album, out = out, primary = asked.primary_id,
+    baselines = base, partial = partial })
+  album.close()
   if not partial then cells.tidy(study) end
   local _, failed = count_done(study, done)
   local o = { primary = asked.primary_id, partial = partial, friedman = asked.friedman, failed = failed }

@@ -1,6 +1,6 @@
 -- Runs a model over a split without autograd and judges its answers: predictions.csv, metrics, the classification
--- report. Every evaluation of a test split is counted in the run and printed, since a test set wears out by being
--- looked at. It refuses a split whose classes are not the model's, and a network whose answers are not finite.
+-- report. Every evaluation of a test split is counted in the run and printed, since every look at a test set makes it
+-- less of a test. It refuses a split whose classes are not the model's, and a network whose answers are not finite.
 local check = require "medxai.base.check"
 local Options = require "medxai.base.options"
 local canon = require "medxai.base.json"

@@ -1,7 +1,7 @@
--- run:explain: maps of chosen images by chosen methods, judged and drawn. One forward per batch serves all methods and
--- layers, one backward each target; batches follow a memory budget; each map is written as soon as it is made, and what
--- an earlier run finished is not made again. A method that fails on an image leaves a record that says so, and the rest
--- goes on. It refuses unknown methods, layers, targets and metrics before anything is computed.
+-- run:explain: maps of chosen images by chosen methods, judged and drawn. One forward pass per batch serves all methods
+-- and layers, one backward pass each target; batches follow a memory budget; each map is written as soon as it is made,
+-- and what an earlier run finished is not made again. A method that fails on an image leaves a record that says so, and
+-- the rest goes on. It refuses unknown methods, layers, targets and metrics before anything is computed.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.check"
 local Options = require "medxai.base.options"
@@ -41,8 +41,8 @@ explain.spec = {
     doc = "the mean map of six views (flips, input x 0.9, 1, 1.1), where a method can be smoothed" },
   eigen_smooth = { "boolean", field = true, default = false,
     doc = "the first principal component of the channels instead of their sum, where a method has channels" },
-  budget_mb = { "number", field = true, default = 1024, above = 0, unit = "MB",
-    doc = "memory for a batch and for chunks" },
+  budget_mb = { "number", field = true, above = 0, unit = "MB",
+    doc = "memory for a batch and for chunks; default: 1024, or half of what a GPU has left" },
   batch = { "integer", min = 1, unit = "images", doc = "per pass; default: what fits into budget_mb" },
   deterministic = { "boolean", field = true, default = false,
     doc = "8 images per pass whatever the memory: the same bits however many images are explained" },
@@ -318,7 +318,8 @@ end
 ---@param model table
 ---@param split table
 ---@param options table
----@return table result { summaries, statuses, figures, entries, records, rows, name, dir }: records of all images by all
+---@return table result { summaries, statuses, figures, entries, records, rows, name, dir }: records of all images by
+---  all
 ---  entries, in the order of the images; rows of all scores
 function explain.run(run, model, split, options)
   explain.check_split(run, split, model)

@@ -1,7 +1,7 @@
--- run:fit: trains a model (trainer.lua), keeps the weights of the best validation accuracy (or of the
--- last epoch), restores and saves them. An epoch ends with a checkpoint; an interrupted training goes on from it and
--- ends with the same bits as one that was never interrupted, and with --resume a finished one goes on to more epochs,
--- as if it had had them at once. It refuses data whose classes are not the model's, and a finished run of another
+-- run:fit: trains a model (trainer.lua), keeps the weights with the best validation score (or those of the last epoch),
+-- restores and saves them. Every epoch ends with a checkpoint: an interrupted training goes on from it and ends with
+-- the same bits as one that was never interrupted. With --resume a finished training goes on to more epochs, as if it
+-- had been started with them. It refuses data whose classes are not the model's, and a finished run of another
 -- configuration.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.check"
@@ -223,6 +223,7 @@ local function open_group(model, data, options)
   if not all then return nil end
   local own = data.findings and "data with findings" or options.on_epoch and "on_epoch"
     or losses.describe(options.loss) and "a loss other than cross-entropy"
+    or options.precision == "float16" and "precision = 'float16'"
   if own then check.fail("fit", "%s: several processes cannot train with it. Use --devices 1.", own) end
   local group = all:group(options.timeout_s)
   for _, entry in ipairs(model:state()) do group:broadcast(entry.tensor) end
@@ -259,6 +260,7 @@ local function described(run, model, data, facts)
   out.weights_sha256, out.start_weights, out.start_sha256 = facts.sha256, model.config.weights or "random", facts.start
   out.run, out.seed, out.best_epoch = run.name, facts.seed, facts.best_epoch or best.epoch
   out.val_manifest_sha256, out.chain = facts.val, chain_of(model, facts.val)
+  if facts.precision ~= "float32" then out.precision = facts.precision end
   if data.findings then out.thresholds = findings.thresholds(facts.answers.labels, facts.answers.logits) end
   if facts.keep == "last" then
     out.last_epoch = best.epoch -- nothing was selected
@@ -313,7 +315,8 @@ local function finish(run, trainer, step)
   local best_epoch = trainer.best.epoch
   local sha = fit.write_model(run, trainer.model, trainer.data, { best = kept, best_epoch = best_epoch,
     best_by = trainer.options.best_by, keep = trainer.options.keep, seed = run.seed,
-    start = step.fields.model.weights_sha256, answers = answers, group = group, sync_bn = trainer.options.sync_bn })
+    start = step.fields.model.weights_sha256, answers = answers, group = group, sync_bn = trainer.options.sync_bn,
+    precision = trainer.options.precision })
   local result = { epochs = trainer.epoch, best_epoch = best_epoch, val_accuracy = kept.accuracy,
     val_loss = kept.loss, weights_sha256 = sha }
   step:finish(result, fit.model_files(trainer.model), { "predictions.csv", "metrics.jsonl" })

@@ -316,6 +316,11 @@ local function with_interval(row)
   return ("%s [%s, %s]"):format(number(row.value), number(row.low), number(row.high))
 end
 
+local titles = { auroc_macro = "macro AUROC", macro_f1 = "macro F1", balanced_accuracy = "balanced accuracy",
+  nll = "log loss (nats)", brier = "Brier score", ece = "ECE", ece_above_chance = "ECE less chance" }
+
+local function title_of(name) return titles[name] or (name:gsub("^auroc ", "AUROC, ")) end
+
 local verbs = { better = "is better than", worse = "is worse than", equivalent = "is equivalent to",
   identical = "answers exactly as",
   undecided = "is not told apart from", not_applicable = "is not compared with" }
@@ -331,7 +336,7 @@ end
 
 -- The comparison in sentences: the primary endpoint first, then what is said of the recipes.
 local function sentences_of(list, rows, o, over)
-  local out = { ("Primary endpoint: %s, over %d %s%s."):format(o.primary, over.count, over.resampled,
+  local out = { ("Primary endpoint: %s, over %d %s%s."):format(title_of(o.primary), over.count, over.resampled,
     over.note and " (" .. over.note .. ")" or "") }
   for _, p in ipairs(list) do
     if p.endpoint == o.primary then
@@ -349,11 +354,26 @@ end
 
 local shown = { "accuracy", "macro_f1", "nll", "ece", "ece_above_chance", "temperature" }
 
--- One line per model: the primary endpoint with its interval, then some others.
-local function page_table(rows, o)
-  local columns, lines, order, by_run = { "model", o.primary }, {}, {}, {}
+-- What the table's columns mean, once.
+local function note_of(over, images, o, has_temperature, several)
+  return ("%d images%s; brackets: %g %% intervals over %s. ECE: expected calibration error, in 15 groups of equal "
+    .. "size; less chance: beyond that of a calibrated network with the same confidences.%s%s"):format(images,
+    over.resampled == "patients" and (" of %d patients"):format(over.count) or "", 100 * o.level, over.resampled,
+    has_temperature and " Temperature: fitted on the tuning split; 1 where confidences are right." or "",
+    several and " Mean: over the trainings of a network, for these weights; recipe: for other trainings of it, too."
+    or "")
+end
+
+-- One line per model: the primary endpoint with its interval, then the others that any model has.
+local function page_table(rows, o, over, images)
+  local columns, lines, order, by_run, known = { "model", o.primary }, {}, {}, {}, {}
+  local several = false
+  for _, row in ipairs(rows) do
+    known[row.score] = known[row.score] or row.value == row.value
+    several = several or row.train_seed == "recipe"
+  end
   for _, name in ipairs(shown) do
-    if name ~= o.primary then columns[#columns + 1] = name end
+    if name ~= o.primary and known[name] then columns[#columns + 1] = name end
   end
   for _, row in ipairs(rows) do
     local key = row.run .. (type(row.train_seed) == "string" and ", " .. row.train_seed or "")
@@ -367,7 +387,9 @@ local function page_table(rows, o)
       lines[i][c] = not row and "-" or c == 2 and with_interval(row) or number(row.value)
     end
   end
-  return { columns = canon.list(columns), rows = canon.list(lines) }
+  for c = 2, #columns do columns[c] = title_of(columns[c]) end
+  return { columns = canon.list(columns), rows = canon.list(lines),
+    note = note_of(over, images, o, known.temperature, several) }
 end
 
 local function print_result(result)
@@ -445,20 +467,32 @@ local function write_reliability(run, study, images)
   return firsts
 end
 
-local function conclude(run, study, o)
-  local images = judged_images(run, study, study.split, o)
-  local tuned = study.tune and judged_images(run, study, study.tune, o) or nil
-  local rows, list, over = networks.judge(study, images, tuned, o, function() run:heartbeat "networks" end)
+--- Writes the tables, verdicts and figures of a comparison; returns what is shown of it.
+---@param run medxai.Run
+---@param study table as of networks.compare
+---@param images table as of networks.compare
+---@param tuned? table the same of the tuning split
+---@param o table primary, margin, alpha, level
+---@param alive? fun() called now and then
+---@return table result { title, sentences, tables, n, units, resampled, note, direction, chance, figures }
+function networks.tabulate(run, study, images, tuned, o, alive)
+  local rows, list, over = networks.judge(study, images, tuned, o, alive)
   tables.write(run, "tables/networks.csv", networks.columns, rows)
   local firsts = write_reliability(run, study, images)
   tables.put(run, "tables/pairs.csv", tables.pairs, "networks", pair_rows(list))
   tables.put(run, "verdicts.csv", tables.verdicts, "networks", verdict_rows(list, o))
   return { title = "Networks compared", sentences = canon.list(sentences_of(list, rows, o, over)),
-    tables = canon.list { page_table(rows, o) }, n = images.n, units = over.count, resampled = over.resampled,
-    note = over.note, direction = endpoints.of(o.primary, study.classes).direction,
+    tables = canon.list { page_table(rows, o, over, images.n) }, n = images.n, units = over.count,
+    resampled = over.resampled, note = over.note, direction = endpoints.of(o.primary, study.classes).direction,
     chance = endpoints.chance(o.primary, images.labels, study.classes),
     figures = require("medxai.show.network_figures").draw(run, { primary = o.primary, margin = o.margin,
       firsts = firsts }) }
+end
+
+local function conclude(run, study, o)
+  local images = judged_images(run, study, study.split, o)
+  local tuned = study.tune and judged_images(run, study, study.tune, o) or nil
+  return networks.tabulate(run, study, images, tuned, o, function() run:heartbeat "networks" end)
 end
 
 --- run:networks(study, { ... }). Options:

@@ -108,7 +108,13 @@ end
 
 local function put(page, ...) page.out[#page.out + 1] = string.format(...) end
 
-local function heading(page, title) put(page, "<h2>%s</h2>", text(title)) end
+-- A heading with a name to link to: "differs-on-purpose-from-the-run".
+local function heading(page, title)
+  local id = title:lower():gsub("[^%w]+", "-"):gsub("^%-+", ""):gsub("%-+$", "")
+  page.ids = page.ids or {}
+  page.ids[id] = (page.ids[id] or 0) + 1
+  put(page, '<h2 id="part-%s%s">%s</h2>', id, page.ids[id] > 1 and "-" .. page.ids[id] or "", text(title))
+end
 
 local function svg_figure(page, svg, caption) put(page, "%s", html.figure(svg, caption)) end
 
@@ -167,6 +173,10 @@ local function put_head(page)
   if type(env.libtorch) == "string" then words[#words + 1] = "libtorch " .. env.libtorch end
   words[#words + 1] = "report of " .. os.date("!%Y-%m-%d %H:%M UTC")
   put(page, '<p class="meta">%s</p>', text(table.concat(words, " · ")))
+  if page.config.smoke then
+    put(page, '<p class="smoke"><b>Smoke run.</b> A few images and steps, to see that the experiment runs to its end. '
+      .. "Its numbers say nothing of networks or methods.</p>")
+  end
   local main = main_evaluation(page)
   if main then
     local r, i = main.result, main.result.intervals or {}
@@ -203,7 +213,8 @@ local function put_warnings(page)
     if not counted[w] then order[#order + 1] = w end
     counted[w] = (counted[w] or 0) + 1
   end
-  put(page, '<div class="warnings"><b>%d warning%s</b><ul>', #page.warnings, #page.warnings == 1 and "" or "s")
+  put(page, '<div class="warnings" role="note"><b>%d warning%s</b><ul>', #page.warnings,
+    #page.warnings == 1 and "" or "s")
   for _, w in ipairs(order) do
     put(page, "<li>%s%s</li>", text(w), counted[w] > 1 and string.format(" (%d times)", counted[w]) or "")
   end
@@ -539,6 +550,15 @@ local function put_reproduce(page)
     .. "PDF).</p>")
 end
 
+-- Links to the parts of a page, from their headings.
+local function contents_of(body)
+  local links = {}
+  for id, title in table.concat(body, "\n"):gmatch '<h2 id="([^"]+)">(.-)</h2>' do
+    links[#links + 1] = ('<a href="#%s">%s</a>'):format(id, title)
+  end
+  return ('<nav aria-label="Parts of this page">%s</nav>'):format(table.concat(links, " "))
+end
+
 -- The parts of a page in their order. In that of a study single explanations come after the gate.
 local sections = {
   plain = { put_head, put_data, put_differences, put_search, put_training, put_cross, put_evaluations,
@@ -551,7 +571,7 @@ local sections = {
 -- What the page says, as hashes: the folder's files but for times and the machine, which change without a result
 -- changing.
 local function inputs_of(page, options)
-  local inputs = { options = options, version = 5, order = require("medxai.base.json").list {} }
+  local inputs = { options = options, version = 6, order = require("medxai.base.json").list {} }
   for i, e in ipairs(page.explanations) do inputs.order[i] = e.name end
   local names = { "config.json", "data_check.json", "metrics.jsonl", "study/viewer.html", "study/models.json",
     "study/images.csv", "verdicts.csv" }
@@ -589,10 +609,11 @@ function report.write(run, options)
   page.out = {}
   put_warnings(page) -- last, since reading may have added some; shown under the head and the first sentences
   table.insert(body, page.facts and 3 or 2, table.concat(page.out, "\n"))
+  if page.facts then table.insert(body, 3, contents_of(body)) end
   files.write(path, string.format('<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta '
     .. 'name="viewport" content="width=device-width, initial-scale=1">'
-    .. "<title>%s</title>\n<style>%s</style></head>\n<body>\n", text(page.title), html.style)
-    .. table.concat(body, "\n") .. "\n</body></html>\n")
+    .. "<title>%s</title>\n<style>%s</style></head>\n<body>\n<main>\n", text(page.title), html.style)
+    .. table.concat(body, "\n") .. "\n</main>\n</body></html>\n")
   step:finish({ path = "report.html" }, study.write(page, { "report.html" }))
   study.print(page)
   return path

@@ -234,17 +234,50 @@ local function all_done(list)
   return true
 end
 
--- Tells how long the cascades will take, from what the trained maps took.
-local function predict(job)
-  local seconds, known = 0.0, true
-  for _, p in ipairs(job.models) do
-    local one = p.trained:facts().seconds
-    known = known and one ~= nil
+--- What the cells of random weights take, in seconds, from what the trained maps of each network took and what the
+--- comparison of two maps takes; once some are done, those of a network whose cells are not are taken to be as much
+--- slower as these were. All of them, and those that are left.
+---@param models table[] { trained, entries, cascade }
+---@param likeness number seconds per map
+---@param images integer
+---@return number all
+---@return number left
+function sanity.predict(models, likeness, images)
+  local all, left, real, expected = 0.0, 0.0, 0.0, 0.0
+  for _, p in ipairs(models) do
+    local open, own_real, own_expected = 0.0, 0.0, 0.0
     for _, cell in ipairs(p.cascade) do
-      if not cell:done() then seconds = seconds + (one or 0) * #cell.entries / #p.entries end
+      local one = (p.trained:facts().seconds or 0) * #cell.entries / #p.entries + likeness * images * #cell.entries
+      all = all + one
+      if cell:done() then own_real, own_expected = own_real + (cell:facts().seconds or one), own_expected + one
+      else open = open + one end
+    end
+    real, expected = real + own_real, expected + own_expected
+    local r, x = own_expected > 0 and own_real or real, own_expected > 0 and own_expected or expected
+    left = left + open * (x > 0 and r / x or 1)
+  end
+  return all, left
+end
+
+local function tell_left(job)
+  local all, left = sanity.predict(job.models, job.likeness, #job.images)
+  if left > 0 then say("sanity: random weights, about %s left", Progress.duration(left)) end
+  return all
+end
+
+-- What the cells of random weights took, whoever made them, beside what was predicted: study/cost_gate.json.
+local function tell_cost(job, predicted)
+  local n, sum = 0, 0.0
+  for _, p in ipairs(job.models) do
+    for _, cell in ipairs(p.cascade) do
+      if not cell:facts().seconds then return end -- an earlier version made it
+      n, sum = n + 1, sum + cell:facts().seconds
     end
   end
-  if seconds > 0 and known then say("sanity: random weights, about %s", Progress.duration(seconds)) end
+  say("sanity: the %d cells of random weights took %s of one process, predicted %s", n, Progress.duration(sum),
+    Progress.duration(predicted))
+  files.write_data(files.join(job.run.dir, "study", "cost_gate.json"),
+    { cells = n, seconds_of_cells = sum, predicted_at_start = predicted })
 end
 
 -- ---- the step ------------------------------------------------------------------------------------------------------
@@ -318,8 +351,13 @@ local function compute(job)
   local trained = trained_cells(job)
   work(job, function(p) return own_cells(trained, p) end)
   for _, p in ipairs(job.models) do p.cascade = stage_cells(job, p) end
-  predict(job)
-  work(job, function(p) return p.cascade end)
+  job.likeness = cells.seconds_of_likeness(job.models[1].trained)
+  local predicted = tell_left(job)
+  work(job, function(p)
+    if p ~= job.models[1] then tell_left(job) end
+    return p.cascade
+  end)
+  tell_cost(job, predicted)
 end
 
 local function conclude(job)

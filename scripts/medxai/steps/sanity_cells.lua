@@ -172,7 +172,6 @@ function run.maps(cell, network)
   local loose_job, rows, kept = loose(cell, network), {}, {}
   local facts = { passes = canon.list {}, statuses = canon.list {}, problems = {}, targets = canon.list {},
     bad_logits = 0 }
-  local began = host.now()
   for e in ipairs(cell.entries) do rows[e], kept[e] = {}, {} end
   each_block(cell, function(first, last, x, items)
     local found = runner.maps_of(loose_job, x, items)
@@ -191,7 +190,6 @@ function run.maps(cell, network)
       end
     end
   end)
-  facts.seconds = host.now() - began
   facts.localised = localised(cell, kept)
   for _, list in ipairs(kept) do
     for _, one in pairs(list) do one:close() end
@@ -231,6 +229,19 @@ function run.stage(cell, network)
   return torch.tensor(out, { dtype = "float64" }), facts
 end
 
+--- Seconds that a cell of random weights takes per map beside the map itself, tried on the trained maps of a cell: two
+--- maps' views, and how alike they are.
+function cells.seconds_of_likeness(trained)
+  local scope <close> = core.memory.scope() -- luacheck: ignore
+  local maps <close> = cells.read_maps(trained)
+  local began, n = host.now(), math.min(8, #trained.job.images)
+  for i = 1, n do
+    local now = views_of(maps.tensor:select(0, 0):select(0, i - 1):tolist())
+    for _, view in ipairs(views) do gate.alike(now[view], maps:view(1, i, view)) end
+  end
+  return (host.now() - began) / n
+end
+
 -- ---- cells on disk -------------------------------------------------------------------------------------------------
 
 ---@class medxai.GateCell
@@ -265,8 +276,10 @@ end
 -- Makes a cell whose claim is held.
 local function make(cell)
   local scope <close> = core.memory.scope() -- luacheck: ignore
+  local began = host.now()
   local network = cell.open()
   local numbers, facts = run[cell.kind](cell, network)
+  facts.seconds = host.now() - began
   if facts.bad_logits > 0 then
     cell.job.run:warn(string.format("sanity: %s: the network's answers to %d of %d images are not finite numbers. "
       .. "Their maps count as undefined.", cell.title, facts.bad_logits, #cell.job.images))

@@ -3,8 +3,9 @@
 -- never done again, several processes may share the work (train/search.lua), cells that begin alike are trained once as
 -- far as they agree.
 --   local search = run:grid {
---     lr = { 0.001, 0.01 }, train_depth = { 0, 1, 2, 3 }, epochs = function(cell) return cell.train_depth > 1 and 15 or
---     10 end, train = function(cell) return model, data, fit_options end }
+--     lr = { 0.001, 0.01 }, train_depth = { 0, 1, 2, 3 },
+--     epochs = function(cell) return cell.train_depth > 1 and 15 or 10 end,
+--     train = function(cell) return model, data, fit_options end }
 -- It refuses fields that nothing uses, another search in the same folder, and to call a winner's validation score
 -- unbiased.
 local canon = require "medxai.base.json"
@@ -321,7 +322,8 @@ end
 ---@class medxai.Search what run:grid returns
 ---@field model medxai.Model the winner's, with its best weights, in evaluation
 ---@field cell table the winner's fields
----@field result table { value, best_epoch, val_accuracy, ... } of the winner: selected on the validation split, so optimistic
+--- { value, best_epoch, val_accuracy, ... } of the winner: selected on the validation split, so optimistic
+---@field result table
 ---@field cheapest table the fields of the cheapest cell within one standard error of the winner
 ---@field cells table[] one row per cell, best first: its fields, status and scores
 

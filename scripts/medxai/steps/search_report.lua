@@ -120,7 +120,8 @@ local function write_winner(run, one)
   fit.write_model(run, model, cell.data,
     { best = { epoch = result.best_epoch, value = result.value, accuracy = result.val_accuracy,
       loss = result.val_loss },
-    best_by = cell.options.best_by, seed = cell.seed, start = start, answers = answers })
+    best_by = cell.options.best_by, seed = cell.seed, start = start, answers = answers,
+    precision = cell.options.precision })
   model:reset()
   return answers
 end

@@ -1,8 +1,8 @@
 -- run:study: the models, images and questions that a comparison is about, resolved once and shared by run:networks,
--- run:sanity, run:compare: the same images for all models, balanced over classes, one per patient, chosen by key, so
--- that the first 60 of 240 are the 60. Every model reads the data by its own model.json (crop, size, mask). It refuses
--- models of different classes, models that share no image, a tune split that holds judged images, and a model whose
--- weights are not those with which the study was begun.
+-- run:sanity, run:compare: the same images for all models, balanced over classes, one per patient, in an order that the
+-- seed fixes, so that a study of 60 images judges the first 60 of a study of 240. Every model reads the data by its own
+-- model.json (crop, size, mask). It refuses models of different classes, models that share no image, a tune split that
+-- holds judged images, and a model whose weights are not those with which the study was begun.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.check"
 local Options = require "medxai.base.options"
@@ -11,6 +11,7 @@ local files = require "medxai.base.files"
 local frame = require "medxai.score.frame"
 local run_folders = require "medxai.run.folder"
 local target = require "medxai.explain.target"
+local units = require "medxai.stats.units"
 local weights = require "medxai.nn.weights"
 
 local study = {}
@@ -196,7 +197,7 @@ local function check_classes(models, classes)
 end
 
 -- ---- data ----------------------------------------------------------------------------------------------------------
-local prepared_by = { "size_px", "resize_px", "mask", "mean", "std", "white_16bit", "mask_resize" }
+local prepared_by = { "size_px", "resize_px", "mask", "mean", "std", "white_16bit", "mask_resize", "window" }
 
 -- The study's data, read as a model's training prepared them. Its training's augmentation and permuted labels are not
 -- taken over.
@@ -243,7 +244,7 @@ local function keyed_order(split, seed)
   return by_class
 end
 
-local function is_known(patient) return patient and patient ~= "unknown" and patient ~= "" end
+local is_known = units.is_known
 
 -- Chooses up to `most` images, the classes in turn; no patient and no pixels twice, none that a model lacks.
 local function choose(split, models, seed, most)
@@ -284,19 +285,24 @@ local function choose(split, models, seed, most)
   return out, missing
 end
 
--- How many images a class has; a warning where the classes are not balanced or too few patients are left.
+-- How many images a class has; a warning where the classes are not balanced or too few patients (images, where patients
+-- are unknown) are left.
 local function tell_counts(run, images, classes)
-  local count, least, largest = {}, math.huge, 0
-  for _, image in ipairs(images) do count[image.label] = (count[image.label] or 0) + 1 end
-  local words = {}
+  local count, least, largest, words, patients = {}, math.huge, 0, {}, {}
+  for i, image in ipairs(images) do
+    count[image.label], patients[i] = (count[image.label] or 0) + 1, image.patient
+  end
+  local what = units.over(#images, patients).resampled
   for k, name in ipairs(classes) do
     local n = count[k - 1] or 0
     words[k], least, largest = name .. " " .. n, math.min(least, n), math.max(largest, n)
   end
-  if largest - least > 1 then run:warn("study: the classes are not balanced, some have no more patients: "
-    .. table.concat(words, ", ")) end
-  if #images < 10 then
-    run:warn(("study: %d patients are fewer than 10: there are no intervals and no verdicts"):format(#images))
+  if largest - least > 1 then
+    run:warn(("study: the classes are not balanced, some have no more %s: %s"):format(what, table.concat(words, ", ")))
+  end
+  if #images < units.least then
+    run:warn(("study: %d %s are fewer than %d: there are no intervals and no verdicts"):format(#images, what,
+      units.least))
   end
 end
 

@@ -1,11 +1,12 @@
 -- The cells of a comparison: one model, one method with its settings, one block of 16 images. A cell makes the block's
 -- maps, judges each under every metric, judges the map of another patient of the same class on the same image (the
--- control "swap": the method's own chance level), and keeps every map in the frame that all models share.
--- A cell is known by all that decides its numbers. It is claimed by one process (run/lease.lua), written whole, its
--- state last. Cheap cells of all models come first, block by block: a study that is interrupted is a small complete
--- one. A failure is never dropped: a failed cell leaves rows that say so.
+-- control "swap": the method's own chance level), and keeps every map in the frame that all models share. A cell is
+-- named by the hash of everything that decides its numbers. It is claimed by one process (run/lease.lua), written
+-- whole, its state last. Cheap cells of all models come first, block by block: a study that is interrupted is a small
+-- complete one. A failure is never dropped: a failed cell leaves rows that say so.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.check"
+local chunks = require "medxai.tensor.chunks"
 local code = require "medxai.base.fingerprint"
 local contexts = require "medxai.score.context"
 local core = require "medxai.core"
@@ -263,7 +264,7 @@ local function finished_map(one)
     forwards = one.forwards, backwards = one.backwards, partials = one.partials }
 end
 
--- Maps of methods of minutes: an image at a time, each kept until the cell is done.
+-- Maps of methods that take minutes: one image at a time, each kept until the cell is done.
 local function slow_maps(self, cell, job, entry, items)
   local store, out = mapstore.open(path_of(self.study, cell, ".part")), {}
   for i, item in ipairs(items) do
@@ -465,6 +466,35 @@ local function compute(self, cell)
     metric_forwards = job.scorer.forwards - before }
 end
 
+--- What a cell costs, tried on its first images, of which nothing is kept but the shared perturbations: seconds of one
+--- map of a batch, and, where asked for, of judging one map that was judged before.
+---@param cell medxai.StudyCell
+---@param with_judge boolean
+---@return table { map, judge } a map that cannot be made costs what the attempt took
+function Work:trial(cell, with_judge)
+  local scope <close> = core.memory.scope() -- luacheck: ignore
+  local model, out, maps = self:open(cell.model), {}, nil
+  local entry = self.asked.of(cell.entry, cell.model, model).entries[1]
+  entry.set = "trial"
+  local function of(n)
+    local block = { images = table.move(cell.block.images, 1, n, 1, {}), lenders = {}, donors = {} }
+    for _, i in ipairs(block.images) do block.donors[i] = {} end
+    return setmetatable({ block = block }, { __index = cell })
+  end
+  local some = of(math.min(chunks.fixed, #cell.block.images))
+  local items, began = items_of(some), host.now()
+  local ok = pcall(function() maps = make_maps(self, some, model, entry, items) end)
+  if host.interrupted() then error("interrupted", 0) end
+  out.map = (host.now() - began) / #items
+  for _ = 1, ok and with_judge and 2 or 0 do
+    local job = self:job_of(cell, model, self.asked.of(cell.entry, cell.model, model))
+    began = host.now()
+    pcall(judged, self, of(1), job, items, maps)
+    out.judge = (host.now() - began) / (self.asked.noise and 2 or 1)
+  end
+  return out
+end
+
 -- The rows of a cell that could not be made at all.
 local function write_failed(self, cell, problem)
   local out = {}
@@ -518,7 +548,7 @@ function Work:attempt(cell)
   state.id, state.run, state.method, state.explainer_seed = cell.id, cell.model.name, cell.entry.label,
     cell.explainer_seed
   state.host = (files.read "/proc/sys/kernel/hostname" or "unknown"):match "%S+"
-  cell.state, self.again[cell.id] = state, nil
+  cell.state, self.made[cell.id], self.again[cell.id] = state, true, nil
   files.write_data(path_of(self.study, cell, ".json"), state)
   files.remove_all(path_of(self.study, cell, ".part"))
   if self.on_cell then self.on_cell(cell) end
@@ -601,7 +631,7 @@ end
 function cells.work(study, asked, list)
   files.mkdir(files.join(study.dir, "cells"))
   local self = setmetatable({ study = study, asked = asked, count = #list, opened = {}, bytes = {}, scorers = {},
-    again = {}, budget_bytes = 1 << 30,
+    again = {}, made = {}, budget_bytes = 1 << 30,
     swaps = #study.controls > 0 and study.swaps or 0 }, Work)
   for _, cell in ipairs(list) do
     local state = cells.state(study, cell)
@@ -613,9 +643,10 @@ end
 --- Does what is left of the list.
 ---@param list medxai.StudyCell[]
 ---@param on_cell? fun(cell: medxai.StudyCell) after each cell of this process
-function Work:run(list, on_cell)
+---@param left? fun(): number seconds that are left
+function Work:run(list, on_cell, left)
   self.on_cell = on_cell
-  local bar <close> = Progress.new("compare", #list)
+  local bar <close> = Progress.new("compare", #list, left and { left = left } or nil)
   for _, cell in ipairs(list) do bar.count = bar.count + (self:done(cell) and 1 or 0) end
   self.bar = bar
   bar:add(0)

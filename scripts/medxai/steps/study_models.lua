@@ -1,6 +1,6 @@
 -- What is known of the trainings behind a study's models, for the page of a comparison: study/models.json holds how
 -- each was trained and what was found in its data before. Everything is read from the models' own run folders.
--- It refuses to fill in what a run did not say: that stays away.
+-- It refuses to fill in what a run did not say: that is left out.
 local canon = require "medxai.base.json"
 local files = require "medxai.base.files"
 
@@ -29,8 +29,8 @@ local function training_of(m)
   local fit = config and config.fit
   if type(fit) ~= "table" then return nil end
   return { epochs = fit.epochs, batch = fit.batch, optim = fit.optim, schedule = fit.schedule, best_by = fit.best_by,
-    label_smoothing = fit.label_smoothing, class_weights = fit.class_weights, precision = fit.precision,
-    sampler = fit.sampler, patience = fit.patience, smoke = config.smoke }
+    label_smoothing = fit.label_smoothing, weight = fit.weight, loss = fit.loss ~= nil or nil,
+    precision = fit.precision, sampler = fit.sampler, early_stopping = fit.early_stopping, smoke = config.smoke }
 end
 
 local function row_of(m)

@@ -10,7 +10,7 @@ local chunks = {}
 chunks.fixed = 8 -- with deterministic = true
 
 local first_size = 2
-local largest_cuda = 128
+local largest_cuda = 1024 -- the memory sets the limit before
 
 --- The most things that are worth doing at once on a device, whatever the memory: on a CPU two a thread, 6 (an image's
 --- views) to 16. More leave its caches (measured on 2 cores, images a second at 4 and at 16: MobileNet V2 203 and 162,
@@ -19,6 +19,15 @@ local largest_cuda = 128
 function chunks.largest(device)
   if not device:find "^cpu" then return largest_cuda end
   return math.max(6, math.min(16, 2 * host.options.threads))
+end
+
+--- The bytes for chunks where nobody says them: 1 GiB, or half of what a GPU has left.
+---@param device string
+---@param mb? number as asked for
+function chunks.budget(device, mb)
+  if mb then return mb * (1 << 20) end
+  local free = device:find "^cpu" and 0 or require("medxai.core").device.free_bytes()
+  return math.max(1 << 30, free // 2)
 end
 
 function chunks.is_out_of_memory(problem)

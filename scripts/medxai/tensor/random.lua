@@ -16,7 +16,8 @@ local rng = require("medxai.core").rng
 ---@field at fun(self, i: integer): medxai.Stream the same stream from draw i on
 
 ---@class medxai.NumpyRandom numpy.random.RandomState or numpy.random.default_rng, to the last bit
----@field integers fun(self, low: integer, high: integer, n: integer): medxai.Tensor int64 in [low, high); also named randint
+--- int64 in [low, high); also named randint
+---@field integers fun(self, low: integer, high: integer, n: integer): medxai.Tensor
 ---@field uniform fun(self, n: integer, low?: number, high?: number): medxai.Tensor float64
 ---@field normal fun(self, n: integer, mean?: number, deviation?: number): medxai.Tensor float64
 ---@field choice fun(self, n: integer, size: integer, p?: number[]): medxai.Tensor int64 in [0, n), with replacement

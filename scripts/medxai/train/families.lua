@@ -1,4 +1,4 @@
--- Families of a search: cells that share a trajectory. A trajectory after epoch e is known by its family and the
+-- Families of a search: cells that share a trajectory. After epoch e a trajectory is identified by its family and the
 -- learning rates of epochs 1..e: two cells that agree in those are the same training so far.
 local canon = require "medxai.base.json"
 local files = require "medxai.base.files"

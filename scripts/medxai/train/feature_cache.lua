@@ -1,13 +1,15 @@
 -- The frozen part in front of a training, computed once: its outputs for every image of a split, shared by all
 -- trainings with the same cut, weights and data, in memory or in a memory-mapped file under a byte budget, checked by a
--- hash. The cut is the set of values that cross from what neither changes nor draws into the rest. It refuses, and says
--- why, where the frozen part is not deterministic: batch norms that update, dropout, augmentation.
+-- hash. The cut is the set of values that pass from the layers that neither change nor draw random numbers into the
+-- rest. It refuses, and says why, where the frozen part is not deterministic: batch norms that update, dropout,
+-- augmentation.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.check"
 local core = require "medxai.core"
 local files = require "medxai.base.files"
 local memory = require "medxai.base.memory"
 local host = require "medxai.host"
+local precisions = require "medxai.train.precision"
 local Progress = require "medxai.base.progress"
 local torch = require "medxai.torch"
 local work = require "medxai.nn.macs"
@@ -102,8 +104,7 @@ local function outputs_of(part, x)
   local function forward()
     return torch.no_grad(function() return part.model:forward { x = x, outputs = part.cut.names } end)
   end
-  if part.precision == "float32" then return forward() end
-  return torch.autocast({ device = (part.model.device:match "^%a+"), dtype = "bfloat16" }, forward)
+  return precisions.run(part.precision, part.model.device, forward)
 end
 
 -- Finds shapes and dtypes of one image's values, how many numbers they are, and the dtype that holds them all.
@@ -152,7 +153,7 @@ end
 
 local function make_in_memory(part, batch)
   part.stored = core.memory.unscoped(function()
-    return torch.empty({ part.split.n, part.numbers }, { dtype = part.dtype })
+    return torch.empty({ part.split.n, part.numbers }, { dtype = part.dtype, device = part.device })
   end)
   local at = 0
   compute(part, batch, function(rows)
@@ -225,7 +226,12 @@ local function new_cache(model, data, cut, key, precision)
 end
 
 local function fill(self, data, options)
-  local in_memory = self.bytes <= math.min(options.cache_mb * (1 << 20), (memory.available() or 2 << 30) / 2)
+  -- on a GPU where it fits beside the training
+  local device = self.parts[data.train].model.device
+  local on_gpu = device ~= "cpu" and self.bytes <= core.device.free_bytes() / 3
+  for _, part in pairs(self.parts) do part.device = on_gpu and device or "cpu" end
+  local in_memory = on_gpu
+    or self.bytes <= math.min(options.cache_mb * (1 << 20), (memory.available() or 2 << 30) / 2)
   for _, name in ipairs { "train", "val" } do
     local part = self.parts[data[name]]
     if in_memory then make_in_memory(part, options.batch)
@@ -304,7 +310,8 @@ function Source:next()
     places[#places + 1], rows[#rows + 1], labels[#labels + 1] = place, place - 1, self.part.split:label(place)
   end
   self.at = last + 1
-  local picked = self.part.stored:index_select(0, torch.tensor(rows, { dtype = "int64" }))
+  local stored = self.part.stored
+  local picked = stored:index_select(0, torch.tensor(rows, { dtype = "int64" }):to { device = stored.device })
   return { values = to_values(self.part, picked), y = torch.tensor(labels, { dtype = "int64" }), index = places }
 end
 

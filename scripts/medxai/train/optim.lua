@@ -1,11 +1,12 @@
 -- Optimizers and learning-rate schedules, described by option tables with PyTorch's names and defaults, checked when
--- written. Optimizers run in libtorch; schedules are PyTorch's own recursions, so their values agree to the last bit.
--- It refuses options that PyTorch would take silently: a misspelt name, Nesterov without momentum, a warm-up of 0
--- epochs.
+-- written. Optimizers run in C++ (tx_optim.cpp); schedules are PyTorch's own recursions, so their values agree to the
+-- last bit. It refuses options that PyTorch would take silently: a misspelt name, Nesterov without momentum, a warm-up
+-- of 0 epochs.
 --
 --   local spec = optim.sgd { lr = 0.01, momentum = 0.9 }
---   local o = spec:build { { names = { "w" }, params = { w }, lr = 0.1 } }   -- a group's own options beat the common
---   ones loss:backward(); o:step(); o:zero_grad()
+--   -- a group's own options take precedence over those of the specification
+--   local o = spec:build { { names = { "w" }, params = { w }, lr = 0.1 } }
+--   loss:backward(); o:step(); o:zero_grad()
 local check = require "medxai.base.check"
 local Options = require "medxai.base.options"
 
@@ -104,8 +105,10 @@ end
 local Optimizer = {}
 Optimizer.__index = Optimizer
 
---- Changes the parameters by their gradients; those without one are left alone.
-function Optimizer:step() self.native:step() end
+--- Changes the parameters by their gradients; those without one are left alone. A step that runs out of memory
+--- changes nothing.
+---@param bad? medxai.Tensor one number: the step is left out unless it is 0
+function Optimizer:step(bad) self.native:step(bad) end
 
 --- Drops the gradients (none, not zeros).
 function Optimizer:zero_grad() self.native:zero_grad() end
@@ -200,7 +203,11 @@ function Spec:build(groups)
   if type(groups) ~= "table" or #groups == 0 then
     check.fail(self.kind, "nothing to train: build takes a list of groups { names = { ... }, params = { ... } }.")
   end
-  local native = require("medxai.core").optim.new(self.kind, flat(self.options))
+  local core, options = require "medxai.core", flat(self.options)
+  local first = type(groups[1]) == "table" and type(groups[1].params) == "table" and groups[1].params[1]
+  -- one kernel a step on a GPU; on a CPU PyTorch's own operators one by one, to the last bit
+  options.fused = core.tensor.is_tensor(first) and first.device ~= "cpu"
+  local native = core.optim.new(self.kind, options)
   local optimizer = setmetatable({ kind = self.kind, native = native, names = {}, options_of = {} }, Optimizer)
   for i, group in ipairs(groups) do add_group(optimizer, self, group, i) end
   if #optimizer.names == 0 then check.fail(self.kind, "nothing to train: no group has a parameter.") end

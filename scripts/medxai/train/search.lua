@@ -1,10 +1,10 @@
 -- The work of a grid search: families of cells that share a trajectory, claimed by one process each (run/lease.lua),
 -- their epochs trained once as far as the cells agree, checkpoints named by what they are the state of, failures kept
--- with their text. A trajectory after epoch e is known by its family and the learning rates of epochs 1..e: two cells
--- that agree in those are the same training so far. A dead process leaves whole files and a claim that others take
--- over. A cell's result is the file done/<cell>.json, written once: the first one counts. The folder is listed, each
--- file in it read at most once by a process. Every other file has one writer at a time; grid.jsonl and times.csv are
--- made at the end. It refuses cell folders with foreign content.
+-- with their text. After epoch e a trajectory is identified by its family and the learning rates of epochs 1..e: two
+-- cells that agree in those are the same training so far. A dead process leaves whole files and a claim that others
+-- take over. A cell's result is the file done/<cell>.json, written once: the first one counts. The folder is listed,
+-- each file in it read at most once by a process. Every other file has one writer at a time; grid.jsonl and times.csv
+-- are made at the end. It refuses cell folders with foreign content.
 local canon = require "medxai.base.json"
 local check = require "medxai.base.check"
 local trajectory = require "medxai.train.families"

@@ -1,5 +1,6 @@
--- One training: epochs over a data set by a loss (loss.lua), the best validation weights kept, its whole state written
--- to a checkpoint after an epoch and taken up from one, to the last bit. run:fit drives one, a grid search many.
+-- One training: epochs over a data set by a loss (loss.lua); the weights with the best validation score are kept. Its
+-- whole state is written to a checkpoint after every epoch, and a training that goes on from a checkpoint ends with the
+-- same bits. run:fit drives one training, a grid search many.
 -- A loss that is not finite stops it before the weights are touched, and so does a validation answer; both name where
 -- it began.
 local canon = require "medxai.base.json"
@@ -7,13 +8,17 @@ local check = require "medxai.base.check"
 local host = require "medxai.host"
 local match = require "medxai.nn.match"
 local parallel = require "medxai.train.parallel"
+local precision = require "medxai.train.precision"
 local Progress = require "medxai.base.progress"
 
 ---@class medxai.Trainer
 ---@field epoch integer epochs done
----@field history table[] one record an epoch: epoch, lr, train_loss, train_accuracy, val_loss, val_accuracy, val_balanced_accuracy, val_macro_f1, best
+--- one record an epoch: epoch, lr, train_loss, train_accuracy, val_loss, val_accuracy, val_balanced_accuracy,
+--- val_macro_f1, best
+---@field history table[]
 ---@field best table|nil { epoch, value, accuracy, loss, weights = copies of what training changes }
----@field within table|nil how far the epoch after these is: seen, sum, hits, seconds, stepped (the schedule, after training)
+--- how far the epoch after these is: seen, sum, hits, seconds, stepped (the schedule, after training)
+---@field within table|nil
 local Trainer = {}
 Trainer.__index = Trainer
 
@@ -160,7 +165,10 @@ function Trainer.new(what)
     torch = require "medxai.torch", epoch = 0, history = {}, best = nil, since_best = 0,
     lr = what.options.optim.options.lr, val_seconds = 0.0, group = what.group }, Trainer)
   check_batches(self)
-  if self.options.precision == "bfloat16" then require("medxai.tensor.bfloat16").require("fit", self.model.device) end
+  precision.check("fit", self.options.precision, self.model.device)
+  if host.options.profile and not self.group then
+    io.stderr:write((self.model:profile { batch = self.options.batch, training = true }), "\n")
+  end
   local group = trainable_group(self.model)
   self.params = group.params
   self.optimizer = self.options.optim:build { group }
@@ -168,6 +176,8 @@ function Trainer.new(what)
   if self.schedule then self:set_lr() end -- a warm-up starts lower
   self.loss_options = loss_options(self)
   self.loss_of = require("medxai.train.loss").open(self)
+  self.scale = precision.scale(self.options.precision, self.model.device)
+  if self.model.device ~= "cpu" and not self.group then self:stay_on_device() end
   if self.group then
     self.reducer = self.group.native:reducer(group.params, group.names)
     if self.options.sync_bn then self.model:sync_batch_norms(self.group.native) end
@@ -175,8 +185,23 @@ function Trainer.new(what)
   return self
 end
 
+--- Batches without waiting for the device: losses are read late, and the training images lie there where they fit (a
+--- third of what is free). The numbers are the same.
+function Trainer:stay_on_device()
+  self.late = require("medxai.train.late_loss").new(self)
+  local images, changes = require "medxai.data.on_device", self.data.augment
+  if changes and #changes > 0 then return end -- a list of transforms is drawn by the loader alone
+  local _, most = images.bytes(self.data.train)
+  if self.prefix or self.model.device ~= "cpu" and most > require("medxai.core").device.free_bytes() / 3 then return end
+  self.images = images.open(self.data.train, self.model.device, self.alive)
+end
+
 --- Frees what the training holds; the model stays. Safe twice.
 function Trainer:close()
+  for _, name in ipairs { "late", "images", "scale" } do
+    if self[name] then self[name]:close() end
+    self[name] = nil
+  end
   if self.reducer then
     self.reducer:close()
     self.model:sync_batch_norms(nil)
@@ -209,8 +234,7 @@ function Trainer:loss(batch, y)
     if aux then loss = loss + self.loss_of(aux, y, batch, train, true) * self.options.aux_weight end
     return loss, logits
   end
-  if self.options.precision == "float32" then return forward() end
-  return self.torch.autocast({ device = (self.model.device:match "^%a+"), dtype = "bfloat16" }, forward)
+  return precision.run(self.options.precision, self.model.device, forward)
 end
 
 -- Scales all gradients so that their common norm is at most `most` (torch.nn.utils.clip_grad_norm_).
@@ -224,10 +248,9 @@ local function clip_gradients(self, most)
     end
   end
   if #grads == 0 then return end
-  local factor = most / (torch.stack(norms):norm():item() + 1e-6)
-  if factor < 1 then
-    for _, grad in ipairs(grads) do grad:mul_(factor) end
-  end
+  local whole = torch.stack(norms):norm():double():add(1e-6) -- not read: the device need not be waited for
+  local factor = torch.full_like(whole, most):div(whole):clamp_max(1)
+  for _, grad in ipairs(grads) do grad:mul_(factor) end
 end
 
 -- Right answers so far, counted on the device: images, or of findings labels and how many are known.
@@ -250,9 +273,11 @@ function Trainer:accuracy(hits, images)
 end
 
 -- The backward pass, and the step of the optimizer; of several processes gradients are averaged. logits, y: nil where
--- this process has no image in the batch.
-function Trainer:update(loss, logits, y, hits)
+-- this process has no image in the batch. bad: a number on the device; the step is left out unless it is 0.
+function Trainer:update(loss, logits, y, hits, bad)
   self.optimizer:zero_grad()
+  local scale = self.scale
+  if scale then loss = scale:scaled(loss) end
   if self.reducer then
     self.group.processes:call(self.reducer.prepare, self.reducer, loss)
     self.group.processes:call(loss.backward, loss)
@@ -260,15 +285,20 @@ function Trainer:update(loss, logits, y, hits)
     loss:backward()
   end
   self.torch.no_grad(function()
+    if scale then
+      scale:unscale(self.params)
+      bad = bad and self.torch.maximum(bad, scale.bad) or scale.bad
+    end
     if self.options.clip_grad_norm then clip_gradients(self, self.options.clip_grad_norm) end
     if logits then self:count_hits(hits, logits, y) end
   end)
-  self.optimizer:step()
+  self.optimizer:step(bad)
+  if scale then scale:update() end
 end
 
--- One step on the source's next batch: its loss and size, nil at the end. The loss is read between forward and
--- backward: one that is not finite must not reach the weights. Nothing else is read from the device; the hits are
--- summed there.
+-- One step on the source's next batch: its loss and size, nil at the end. On a CPU the loss is read between forward and
+-- backward: one that is not finite must not reach the weights. Of a GPU nothing is read: the loss is 0 here and comes
+-- later (late_loss.lua); the hits are summed there.
 function Trainer:train_batch(source, hits)
   local scope <close> = require("medxai.core").memory.scope()
   local batch = source:next()
@@ -277,6 +307,11 @@ function Trainer:train_batch(source, hits)
   local generator = self.torch.get_rng_state()
   local y = batch.y:to { device = self.model.device }
   local loss, logits = self:loss(batch, y)
+  if self.late then
+    self:update(loss, logits, y, hits, self.late:add(loss, batch, y:size(0), generator))
+    if self.late:is_full() then self.late:read() end
+    return 0.0, y:size(0)
+  end
   local value = loss:item()
   if not check.is_finite(value) then
     self.diverged = true
@@ -319,6 +354,10 @@ function Trainer:source(epoch, seen)
   local o, batch = self.options, self.options.batch
   if self.group then
     order, batch, self.sizes = parallel.share(order, batch, o.drop_last, self.group.rank, self.group.world)
+  end
+  if self.images then
+    return self.images:source { batch = batch, order = order, seed = self.seed, epoch = epoch, augment = true,
+      drop_last = o.drop_last, channels_last = self.model.layout == "channels_last" }
   end
   if self.prefix then
     return self.prefix:source(self.data.train, { batch = o.batch, order = order, drop_last = o.drop_last })
@@ -374,6 +413,7 @@ function Trainer:train_epoch()
   local n, options = self.data.train.n, self.options
   if options.drop_last then n = n // options.batch * options.batch end
   self.model:train()
+  local mode <close> = precision.tf32(options.precision) -- luacheck: ignore (held, not read)
   local done = self.within or { seen = 0, sum = 0.0, hits = self.data.findings and { 0, 0 } or 0, seconds = 0.0 }
   self.within = nil
   local hits <close> = self.torch.tensor(self.data.findings and done.hits or { done.hits },
@@ -383,6 +423,11 @@ function Trainer:train_epoch()
     extra = self.val_seconds * (options.epochs - self.epoch + 1) })
   bar.count = done.seen
   local began, seen, sum, own = host.now() - done.seconds, done.seen, done.sum, done.seen
+  if self.late then self.late.sum = done.sum end
+  local function summed()
+    if self.late then sum = self.late:read() end
+    return sum
+  end
   local source <close> = seen < n and self:source(self.epoch, seen) or nil
   self.batch_number = seen // options.batch
   self.batches = self.batch_number + (self.sizes and #self.sizes or source and source.batches or 0)
@@ -390,15 +435,18 @@ function Trainer:train_epoch()
     sum, seen, own = sum + value * count, seen + count, own + (here or count)
     self.alive("fit " .. name)
     if self:part_is_due() then
-      self:write_part { seen = seen, sum = sum, hits = self:hits_so_far(hits), seconds = host.now() - began,
+      self:write_part { seen = seen, sum = summed(), hits = self:hits_so_far(hits), seconds = host.now() - began,
         stepped = false }
     end
     bar:add(count, function()
-      return string.format("loss %.4f  accuracy %.4f  waited %.0f %%  peak %s", sum / seen, self:accuracy(hits, own),
-        100 * source.wait_seconds / math.max(host.now() - began, 1e-9), Progress.megabytes(peak_bytes()))
+      return string.format("loss %.4f  accuracy %.4f  waited %.0f %%  peak %s", summed() / seen,
+        self:accuracy(hits, own), 100 * source.wait_seconds / math.max(host.now() - began, 1e-9),
+        Progress.megabytes(peak_bytes()))
     end)
   end
-  local seconds = host.now() - began
+  summed()
+  if self.scale then self.scale:check() end
+  local seconds = require("medxai.core").device.now() - began
   if self.group then
     self.group:all_reduce(hits)
     parallel.share_buffers(self, changing(self.model))
@@ -539,7 +587,8 @@ function Trainer:save(path, key)
     schedule = self.schedule and self.schedule:state() or nil,
     best = best and { epoch = best.epoch, value = best.value, accuracy = best.accuracy, loss = best.loss,
       weights = by_name(best.weights) } or nil,
-    since_best = self.since_best, generators = draws, history = canon.list(self.history),
+    scale = self.scale and self.scale:state() or nil, since_best = self.since_best, generators = draws,
+    history = canon.list(self.history),
   })
 end
 
@@ -566,6 +615,7 @@ function Trainer:restore(path, key, fresh_schedule)
   if saved.key ~= (key or self.key) or saved.version ~= 2 and saved.version ~= 3 then return false end
   Trainer.load_changing(self.model, saved.model, "'" .. path .. "'")
   self.optimizer:load_state(saved.optimizer)
+  if self.scale and saved.scale then self.scale:load_state(saved.scale) end
   self.epoch, self.since_best, self.history = saved.epoch, saved.since_best, saved.history
   if fresh_schedule then
     for _, record in ipairs(self.history) do

@@ -24,6 +24,7 @@ local host = {}
 ---@field quiet boolean
 ---@field verbose boolean
 ---@field trace boolean
+---@field profile boolean
 
 ---The signal that asked the program to stop, nil while none has.
 ---@return "SIGINT"|"SIGTERM"|"SIGPIPE"|nil

@@ -7,7 +7,8 @@
 ---@field out? string another folder than runs/<name>; --out
 ---@field seed? integer of everything random; --seed (default 42)
 ---@field seeds? integer[] runs the whole experiment once per seed and sums up (--seeds)
----@field takeover_s? number where machines share the folder: a process that was not heard of for so long has died (default 120 s, --takeover_s)
+--- where machines share the folder: a process that was not heard of for so long has died (default 120 s, --takeover_s)
+---@field takeover_s? number
 
 ---@class medxai.EarlyStoppingOptions
 ---@field patience integer without a better validation score (required, in epochs)
@@ -17,35 +18,53 @@
 ---@field optim medxai.OptimizerSpec the optimizer, for instance xai.optim.sgd { lr = 0.01, momentum = 0.9 } (required)
 ---@field aux_weight? number of inception_v3's auxiliary loss (default 0.4)
 ---@field batch? integer per step of the optimizer (default 32 images, --batch, at most 4 with --smoke)
----@field best_by? "accuracy"|"auroc"|"balanced_accuracy"|"loss"|"macro_f1" the score on the validation split by which weights are kept; default accuracy, of data with findings auroc (mean area under the ROC curves) (--best_by)
----@field checkpoint_minutes? number between two checkpoints within an epoch; 0: one after each batch (default 10, --checkpoint_minutes)
+--- the score on the validation split by which weights are kept; default accuracy, of data with findings auroc (mean
+--- area under the ROC curves) (--best_by)
+---@field best_by? "accuracy"|"auroc"|"balanced_accuracy"|"loss"|"macro_f1"
+--- between two checkpoints within an epoch; 0: one after each batch (default 10, --checkpoint_minutes)
+---@field checkpoint_minutes? number
 ---@field clip_grad_norm? number the largest norm of all gradients together (--clip_grad_norm)
 ---@field deterministic? boolean deterministic operators only (matters on CUDA) (default false, --deterministic)
 ---@field drop_last? boolean leave out the last batch of an epoch where it is not full (default false)
 ---@field early_stopping? medxai.EarlyStoppingOptions end when the validation score (best_by) stops improving
----@field keep? "best"|"last" the weights of the best epoch on the validation split (best_by), or of the last epoch (default "best", --keep)
----@field label_smoothing? number share of the target that is spread over all classes, as CrossEntropyLoss (default 0, --label_smoothing)
----@field loss? string|table|fun(logits: medxai.Tensor, labels: medxai.Tensor, batch: table): medxai.Tensor bce_with_logits (BCEWithLogitsLoss over the known findings), cross_entropy (CrossEntropyLoss of PyTorch), focal ((1 - p)^gamma times the one or the other, p the probability of the truth (Lin et al. 2017, equation 4)); or a function(logits, labels, batch) that returns the mean over the batch. Default: cross_entropy, of data with findings bce_with_logits
----@field on_epoch? fun(state: medxai.EpochState) function(state) called after every epoch; it may call state:stop(), state:set_lr(lr), state:log { name = number }
----@field precision? "float32"|"bfloat16" bfloat16: products in bfloat16, weights in float32 (autocast) (default "float32", --precision)
----@field sampler? "shuffle"|"weighted" weighted: every class equally often, drawn with replacement (default "shuffle", --sampler)
----@field schedule? medxai.ScheduleSpec of the learning rate, for instance xai.optim.step_lr { step_size = 7, gamma = 0.1 }; default: constant
----@field step_per? "epoch"|"phase" when the schedule steps; phase: after training and again after validation, as the thesis did (default "epoch")
----@field sync_bn? boolean of several processes: batch norms see the whole batch, and not each its own part (default false, --sync_bn)
+--- the weights of the best epoch on the validation split (best_by), or of the last epoch (default "best", --keep)
+---@field keep? "best"|"last"
+--- share of the target that is spread over all classes, as CrossEntropyLoss (default 0, --label_smoothing)
+---@field label_smoothing? number
+--- bce_with_logits (BCEWithLogitsLoss over the known findings), cross_entropy (CrossEntropyLoss of PyTorch), focal ((1
+--- - p)^gamma times the one or the other, p the probability of the truth (Lin et al. 2017, equation 4)); or a
+--- function(logits, labels, batch) that returns the mean over the batch. Default: cross_entropy, of data with findings
+--- bce_with_logits
+---@field loss? string|table|fun(logits: medxai.Tensor, labels: medxai.Tensor, batch: table): medxai.Tensor
+--- function(state) called after every epoch; it may call state:stop(), state:set_lr(lr), state:log { name = number }
+---@field on_epoch? fun(state: medxai.EpochState)
+---@field precision? "float32"|"tf32"|"bfloat16"|"float16" of the products in training (default "float32", --precision)
+--- weighted: every class equally often, drawn with replacement (default "shuffle", --sampler)
+---@field sampler? "shuffle"|"weighted"
+--- of the learning rate, for instance xai.optim.step_lr { step_size = 7, gamma = 0.1 }; default: constant
+---@field schedule? medxai.ScheduleSpec
+--- when the schedule steps; phase: after training and again after validation, as the thesis did (default "epoch")
+---@field step_per? "epoch"|"phase"
+--- of several processes: batch norms see the whole batch, and not each its own part (default false, --sync_bn)
+---@field sync_bn? boolean
 ---@field timeout_s? number that one of several processes waits for another (default 600 s, --timeout_s)
----@field weight? number[]|"balanced" of each class in the loss: a list, or "balanced" (images / (classes x images of the class))
+--- of each class in the loss: a list, or "balanced" (images / (classes x images of the class))
+---@field weight? number[]|"balanced"
 
 ---@class medxai.GridOptions
 ---@field [string] any a field: a list of values, one value, or a function of the cell
----@field train fun(cell: table): medxai.Model, medxai.Dataset, medxai.FitOptions (cell) -> model, data, options of run:fit; called once per cell (required)
----@field best_by? "accuracy"|"auroc"|"balanced_accuracy"|"loss"|"macro_f1" the score on the validation split that chooses weights and winner (default accuracy); ties: the lower loss
+--- (cell) -> model, data, options of run:fit; called once per cell (required)
+---@field train fun(cell: table): medxai.Model, medxai.Dataset, medxai.FitOptions
+--- the score on the validation split that chooses weights and winner (default accuracy); ties: the lower loss
+---@field best_by? "accuracy"|"auroc"|"balanced_accuracy"|"loss"|"macro_f1"
 ---@field cache? boolean cache outputs of a deterministic frozen backbone per image (default true, --cache)
 ---@field cache_file_mb? number size of that file at most (default 16384 MB)
 ---@field cache_mb? number memory for them; beyond it a file (default 4096 MB, --cache_mb)
 ---@field keep_weights? "best"|"all" all: cells/<id>/best.pt of every cell (default "best")
 ---@field on_fail? "continue"|"stop" what a failed trial does to the search (default "continue", --on_fail)
 ---@field retries? integer of a failed trial (default 0, --retries)
----@field search? "all"|medxai.SearchKind "all" cells, { "random", n = 10 }, or successive halving { "halving", factor = 3, min_epochs = 1 } (default "all")
+--- "all" cells, { "random", n = 10 }, or successive halving { "halving", factor = 3, min_epochs = 1 } (default "all")
+---@field search? "all"|medxai.SearchKind
 
 ---@class medxai.EvaluateOptions
 ---@field batch? integer per pass (default 32 images, at most 4 with --smoke)
@@ -58,57 +77,93 @@
 ---@field batch? integer per pass (default 32 images, at most 4 with --smoke)
 
 ---@class medxai.ExplainOptions
----@field methods medxai.Methods names, { name, option = value }, or name = function(x, model, target): a method each (required)
----@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1), where a method can be smoothed (default false, --aug_smooth)
+--- names, { name, option = value }, or name = function(x, model, target): a method each (required)
+---@field methods medxai.Methods
+--- the mean map of six views (flips, input x 0.9, 1, 1.1), where a method can be smoothed (default false, --aug_smooth)
+---@field aug_smooth? boolean
 ---@field batch? integer per pass; default: what fits into budget_mb (in images)
----@field budget_mb? number memory for a batch and for chunks (default 1024 MB, --budget_mb)
----@field colors? "inferno"|"viridis"|"jet"|"diverging"|"diverging_r"|"gray"|"blues" color scale of maps in figures (default "inferno", --colors)
----@field compat? "pytorch-grad-cam" what that library (1.5.7, on a CPU) computes where it differs from the paper; each method's file says how
----@field deterministic? boolean 8 images per pass whatever the memory: the same bits however many images are explained (default false, --deterministic)
+--- memory for a batch and for chunks; default: 1024, or half of what a GPU has left (in MB, --budget_mb)
+---@field budget_mb? number
+--- color scale of maps in figures (default "inferno", --colors)
+---@field colors? "inferno"|"viridis"|"jet"|"diverging"|"diverging_r"|"gray"|"blues"
+--- what that library (1.5.7, on a CPU) computes where it differs from the paper; each method's file says how
+---@field compat? "pytorch-grad-cam"
+--- 8 images per pass whatever the memory: the same bits however many images are explained (default false,
+--- --deterministic)
+---@field deterministic? boolean
 ---@field each_layer? string[] nodes: a map of each, side by side (model.compare_layers)
----@field eigen_smooth? boolean the first principal component of the channels instead of their sum, where a method has channels (default false, --eigen_smooth)
----@field figures? boolean|medxai.FigureKind|medxai.FigureKind[] rows, grid, methods, own, table, charts, removal; default: all but grid and methods (default true, --figures)
----@field images? integer|string|(integer|string)[] "one_per_class", "all", a number (the classes in turn), or a list of numbers, paths, names or image ids (default "one_per_class", --images)
----@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the network's CAM layer (--layer)
+--- the first principal component of the channels instead of their sum, where a method has channels (default false,
+--- --eigen_smooth)
+---@field eigen_smooth? boolean
+--- rows, grid, methods, own, table, charts, removal; default: all but grid and methods (default true, --figures)
+---@field figures? boolean|medxai.FigureKind|medxai.FigureKind[]
+--- "one_per_class", "all", a number (the classes in turn), or a list of numbers, paths, names or image ids (default
+--- "one_per_class", --images)
+---@field images? integer|string|(integer|string)[]
+--- a node's name, or a list (the mean of their maps); default: the network's CAM layer (--layer)
+---@field layer? string|string[]
 ---@field mask? string the data's mask with which metrics of overlap compare: lungs, infection, lesion ...
 ---@field metrics? medxai.Metrics.List that judge the maps: names, or { name, option = value }
 ---@field scale? "own"|"shared" of figures: each map its own maximum, or one for all (default "own")
----@field target? medxai.Target.Spec what is explained: "predicted", "true", a class, "contrast(a, b)"; { that, as = "softmax" } (default "predicted", --target)
+--- what is explained: "predicted", "true", a class, "contrast(a, b)"; { that, as = "softmax" } (default "predicted",
+--- --target)
+---@field target? medxai.Target.Spec
 ---@field title? string of this part of the report; default: the methods
 
 ---@class medxai.OverlapOptions
----@field methods medxai.Methods names, { name, option = value }, or name = function(x, model, target): a method each (required)
----@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1), where a method can be smoothed (default false, --aug_smooth)
----@field baselines? medxai.Methods methods that know nothing of the network, to be beaten (default { "sobel", "center_blob", "random_smooth", "whole_lung" })
+--- names, { name, option = value }, or name = function(x, model, target): a method each (required)
+---@field methods medxai.Methods
+--- the mean map of six views (flips, input x 0.9, 1, 1.1), where a method can be smoothed (default false, --aug_smooth)
+---@field aug_smooth? boolean
+--- methods that know nothing of the network, to be beaten (default { "sobel", "center_blob", "random_smooth",
+--- "whole_lung" })
+---@field baselines? medxai.Methods
 ---@field batch? integer per pass; default: what fits into budget_mb (in images)
----@field budget_mb? number memory for a batch and for chunks (default 1024 MB, --budget_mb)
----@field colors? "inferno"|"viridis"|"jet"|"diverging"|"diverging_r"|"gray"|"blues" color scale of maps in figures (default "inferno", --colors)
----@field compat? "pytorch-grad-cam" what that library (1.5.7, on a CPU) computes where it differs from the paper; each method's file says how
----@field deterministic? boolean 8 images per pass whatever the memory: the same bits however many images are explained (default false, --deterministic)
+--- memory for a batch and for chunks; default: 1024, or half of what a GPU has left (in MB, --budget_mb)
+---@field budget_mb? number
+--- color scale of maps in figures (default "inferno", --colors)
+---@field colors? "inferno"|"viridis"|"jet"|"diverging"|"diverging_r"|"gray"|"blues"
+--- what that library (1.5.7, on a CPU) computes where it differs from the paper; each method's file says how
+---@field compat? "pytorch-grad-cam"
+--- 8 images per pass whatever the memory: the same bits however many images are explained (default false,
+--- --deterministic)
+---@field deterministic? boolean
 ---@field each_layer? string[] nodes: a map of each, side by side (model.compare_layers)
----@field eigen_smooth? boolean the first principal component of the channels instead of their sum, where a method has channels (default false, --eigen_smooth)
+--- the first principal component of the channels instead of their sum, where a method has channels (default false,
+--- --eigen_smooth)
+---@field eigen_smooth? boolean
 ---@field figures? boolean false draws nothing (default true)
 ---@field folds? integer of patients, where thresholds are cross-fitted (default 5)
----@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the network's CAM layer (--layer)
+--- a node's name, or a list (the mean of their maps); default: the network's CAM layer (--layer)
+---@field layer? string|string[]
 ---@field mask? string the data's mask with which maps are compared (default "infection")
----@field metrics? medxai.Metrics.List metrics that need a mask (default { "auprc", "energy_inside", "pointing_game", "iou", "dice" })
+--- metrics that need a mask (default { "auprc", "energy_inside", "pointing_game", "iou", "dice" })
+---@field metrics? medxai.Metrics.List
 ---@field scale? "own"|"shared" of figures: each map its own maximum, or one for all (default "own")
----@field sizes? number[] edges of the strata of size, shares of the crop; under 0.001 is always a stratum of its own (default { 0.05, 0.2 })
----@field target? medxai.Target.Spec what is explained: "predicted", "true", a class, "contrast(a, b)"; { that, as = "softmax" } (default "predicted", --target)
+--- edges of the strata of size, shares of the crop; under 0.001 is always a stratum of its own (default { 0.05, 0.2 })
+---@field sizes? number[]
+--- what is explained: "predicted", "true", a class, "contrast(a, b)"; { that, as = "softmax" } (default "predicted",
+--- --target)
+---@field target? medxai.Target.Spec
 ---@field title? string of this part of the report; default: the methods
 ---@field tune? medxai.Split a split on which thresholds are tuned (data.val); default: cross-fitted over folds
 
 ---@class medxai.StudyOptions
 ---@field data medxai.Split|medxai.Dataset the judged split, data.test; or a data set with split = "test" (required)
 ---@field models string[] names of finished runs; of a run with several seeds all are models (required)
----@field budget_hours? number fewer images where a step would take longer: the first of the list, never fewer methods (in hours, --budget_hours)
----@field controls? string[] swap: the map of another patient of the same class, judged on this image; {} for none (default { "swap" })
+--- fewer images where a step would take longer: the first of the list, never fewer methods (in hours, --budget_hours)
+---@field budget_hours? number
+--- swap: the map of another patient of the same class, judged on this image; {} for none (default { "swap" })
+---@field controls? string[]
 ---@field explainer_seeds? integer seeds of methods that draw at random (default 1)
----@field images? integer|string balanced over classes, one per patient, chosen by key: the first 60 of 240 are the 60; or "all" (default 60 images, --images)
+--- balanced over classes, one per patient, chosen by key: the first 60 of 240 are the 60; or "all" (default 60 images,
+--- --images)
+---@field images? integer|string
 ---@field seeds? integer[] of runs with several trainings: these seeds alone
 ---@field split? string name of the judged split, where data is a data set
 ---@field swaps? integer how many other patients' maps per image (default 1)
----@field target? medxai.Target.Spec what is explained; maps of networks that name different classes are not comparable (default "true")
+--- what is explained; maps of networks that name different classes are not comparable (default "true")
+---@field target? medxai.Target.Spec
 ---@field tune? medxai.Split a split for temperature and thresholds (data.val), without any judged image
 
 ---@class medxai.NetworksOptions
@@ -124,10 +179,13 @@
 ---@field budget_mb? number memory for a batch and for chunks (default 1024 MB)
 ---@field draws? integer of random weights per stage (default 5, --draws, at most 1 with --smoke)
 ---@field images? integer the study's first (default 48 images, --images, at most 2 with --smoke)
----@field layer? string|string[]|table<string, string|string[]> a node, a list of nodes, or network -> node, as run:compare's; default: each network's own
+--- a node, a list of nodes, or network -> node, as run:compare's; default: each network's own
+---@field layer? string|string[]|table<string, string|string[]>
 ---@field mask? string the data's mask for the check localise
----@field permuted? table<string, string> run of a study's model -> run of the same network trained on permuted labels (default {  })
----@field stages? integer in which weights are randomized, from the head to the input (default 6, at most 2 with --smoke)
+--- run of a study's model -> run of the same network trained on permuted labels (default { })
+---@field permuted? table<string, string>
+--- in which weights are randomized, from the head to the input (default 6, at most 2 with --smoke)
+---@field stages? integer
 ---@field thresholds? table<string, number> of the checks, by name: { persistence = 0.25 } (default {  })
 ---@field title? string of this part of the report
 
@@ -137,23 +195,33 @@
 ---@field primary string the metric that decides; all others are exploratory (required)
 ---@field array_index? string I/N: this process does every N-th cell (--array_index)
 ---@field as? "logit"|"softmax" the score that metrics judge, for all methods (default "logit")
----@field baselines? medxai.Methods methods that know nothing of the network, to be beaten, each of them (default { "sobel", "center_blob", "random_smooth" })
+--- methods that know nothing of the network, to be beaten, each of them (default { "sobel", "center_blob",
+--- "random_smooth" })
+---@field baselines? medxai.Methods
 ---@field friedman? boolean Friedman's test beside the primary metric (default false, --friedman)
----@field layer? string|string[]|table<string, string|string[]> a node, a list of nodes, or network -> node; default: each network's own
+--- a node, a list of nodes, or network -> node; default: each network's own
+---@field layer? string|string[]|table<string, string|string[]>
 ---@field mask? string the data's mask that metrics of overlap compare with
----@field noise? boolean every map is judged once more with the metrics' own draws under another seed (default false, --noise)
+--- every map is judged once more with the metrics' own draws under another seed (default false, --noise)
+---@field noise? boolean
 ---@field partial? boolean tables of the cells that are done, stamped partial (default false, --partial)
 ---@field settings? table metric -> list of other settings: does the ranking depend on them? (default {  })
 ---@field title? string of this part of the report
 ---@field within? string a mask's name: metrics neither rank nor count pixels outside it
 
 ---@class medxai.AuditOptions
----@field train fun(cell: table): medxai.Model, medxai.Dataset, medxai.FitOptions (cell) -> model, data, options of run:fit, as run:grid's; reads its data with input = cell.input (required)
----@field audited? string|medxai.Model whose use of the parts is tested: a trained run, or a model; default: the first training on whole images
----@field images? integer|string of the test split for hiding and maps; or "all" (default 240 images, --images, at most 2 with --smoke)
----@field inputs? string[] what is trained on, each a value of the data's option input (default { "whole", "lungs_raw", "outside", "border", "shape" })
+--- (cell) -> model, data, options of run:fit, as run:grid's; reads its data with input = cell.input (required)
+---@field train fun(cell: table): medxai.Model, medxai.Dataset, medxai.FitOptions
+--- whose use of the parts is tested: a trained run, or a model; default: the first training on whole images
+---@field audited? string|medxai.Model
+--- of the test split for hiding and maps; or "all" (default 240 images, --images, at most 2 with --smoke)
+---@field images? integer|string
+--- what is trained on, each a value of the data's option input (default { "whole", "lungs_raw", "outside", "border",
+--- "shape" })
+---@field inputs? string[]
 ---@field margin? number AUROC from which a class counts as told (a half standard deviation) (default 0.638)
----@field methods? medxai.Methods whose maps' share inside the lungs is told (default {  })
+--- whose maps' share inside the lungs is told, and on the markers where the data have a mask of them (default { })
+---@field methods? medxai.Methods
 ---@field placebo? integer patches of the same shape elsewhere, per part and image (default 4)
 ---@field regions? string[] parts that are hidden beside placebos (default { "markers", "border", "lungs" })
 ---@field seeds? integer[] trainings per input; {}: the probe alone, nothing is trained (default { 1, 2, 3 })
@@ -168,7 +236,9 @@
 ---@field repeats? number share of cases that come a second time (default 0.1)
 
 ---@class medxai.ReadersOptions
----@field answers string|string[] files as the packet's page saves them, or its answers.csv filled in: a pattern ("answers/*.csv") or a list (required)
+--- files as the packet's page saves them, or its answers.csv filled in: a pattern ("answers/*.csv") or a list
+--- (required)
+---@field answers string|string[]
 ---@field key? string packet_key.csv; default: the run's own
 
 ---@class medxai.ReportOptions
@@ -185,128 +255,430 @@
 ---@field scale? number largest change of size, below 1 (default 0)
 ---@field shift? number largest shift, a share of the side (default 0)
 
----@class medxai.CovidQuExOptions
----@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { { "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@class medxai.ChexpertOptions
+--- random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { {
+--- "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale
+--- = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@field augment? boolean|medxai.AugmentOptions
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
----@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape" what the network sees of an image; all but whole need a lung mask (default "whole", --input)
----@field labels? "true"|"permuted"|"permuted_all" permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the training images alone, which is no null (default "true", --labels)
+---@field findings? string[] those to be learned, by the data's own names; default: all
+--- what the network sees of an image; all but whole need a lung mask (default "whole", --input)
+---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape"
+--- permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the
+--- training images alone, which is no null (default "true", --labels)
+---@field labels? "true"|"permuted"|"permuted_all"
 ---@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
----@field mask_resize? "nearest"|"bilinear" stretches masks of another size than their image; without it they are an error
+--- stretches masks of another size than their image; without it they are an error
+---@field mask_resize? "nearest"|"bilinear"
 ---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
----@field part? "lung"|"infection" Lung Segmentation Data, or Infection Segmentation Data with its radiologists' masks (default "lung", --part)
----@field resize_px? integer length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
+--- what a finding without an entry means: not known, or not there (default "ignore", --missing)
+---@field missing? "ignore"|"zeros"
+--- length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
+---@field resize_px? integer
 ---@field root? string the data's folder (--data)
 ---@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
----@field skip? string|string[] images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
+--- images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
+---@field skip? string|string[]
 ---@field std? number[] of red, green and blue, divided by; goes with mean
----@field white_16bit? integer|table<string, integer> the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
-
----@class medxai.FilesOptions
----@field paths string|string[] one image file, or a list (required, --data)
----@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { { "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
----@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
----@field classes? string[] names in the order of labels
----@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape" what the network sees of an image; all but whole need a lung mask (default "whole", --input)
----@field label? string|integer|(string|integer)[] class by name or number from 0: one, or one per file
----@field labels? "true"|"permuted"|"permuted_all" permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the training images alone, which is no null (default "true", --labels)
----@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
----@field lungs? string|string[] lung mask file: one, or one per file
----@field mask_resize? "nearest"|"bilinear" stretches masks of another size than their image; without it they are an error
----@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
----@field resize_px? integer length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
----@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
----@field std? number[] of red, green and blue, divided by; goes with mean
----@field white_16bit? integer|table<string, integer> the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
-
----@class medxai.FoldersOptions
----@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { { "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
----@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
----@field classes? string[] names of the class folders in the order of labels; default: COVID-19, Non-COVID, Normal, else by name
----@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape" what the network sees of an image; all but whole need a lung mask (default "whole", --input)
----@field labels? "true"|"permuted"|"permuted_all" permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the training images alone, which is no null (default "true", --labels)
----@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
----@field mask_resize? "nearest"|"bilinear" stretches masks of another size than their image; without it they are an error
----@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
----@field resize_px? integer length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
----@field root? string the data's folder (--data)
----@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
----@field skip? string|string[] images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
----@field std? number[] of red, green and blue, divided by; goes with mean
----@field white_16bit? integer|table<string, integer> the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+--- what training takes an uncertain finding (-1) for; in val and test it is left out (default "ignore", --uncertain)
+---@field uncertain? "ignore"|"ones"|"zeros"
+--- share of the training patients for validation, drawn per seed and patient: the authors gave no such split (default
+--- 0.1)
+---@field val? number
+--- keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
+---@field views? string[]
+--- the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+---@field white_16bit? integer|table<string, integer>
+--- of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where
+--- it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the
+--- stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
+---@field window? string|integer|{ center: number, width: number }
 
 ---@class medxai.SplitOptions
 ---@field test? number share of the patients (default 0.2)
 ---@field train? number share of the patients (default 0.7)
 ---@field val? number share of the patients (default 0.1)
 
----@class medxai.FromOptions
----@field items medxai.Item[] { path =, label = }, and where known split, patient, source, mask (of the lungs), infection, lesion, white (required)
----@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { { "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@class medxai.Covid19RadiographyOptions
+--- random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { {
+--- "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale
+--- = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@field augment? boolean|medxai.AugmentOptions
+---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
+--- what the network sees of an image; all but whole need a lung mask (default "whole", --input)
+---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape"
+--- permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the
+--- training images alone, which is no null (default "true", --labels)
+---@field labels? "true"|"permuted"|"permuted_all"
+---@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
+--- how the masks of 256 px are stretched to their images of 299 px (default "nearest")
+---@field mask_resize? "nearest"|"bilinear"
+---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
+--- length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
+---@field resize_px? integer
+---@field root? string the data's folder (--data)
+---@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
+--- images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
+---@field skip? string|string[]
+---@field split? medxai.SplitOptions shares of the patients, drawn per seed and patient: the authors gave no split
+---@field std? number[] of red, green and blue, divided by; goes with mean
+--- keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
+---@field views? string[]
+--- the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+---@field white_16bit? integer|table<string, integer>
+--- of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where
+--- it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the
+--- stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
+---@field window? string|integer|{ center: number, width: number }
+
+---@class medxai.CovidQuExOptions
+--- random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { {
+--- "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale
+--- = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@field augment? boolean|medxai.AugmentOptions
+---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
+--- what the network sees of an image; all but whole need a lung mask (default "whole", --input)
+---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape"
+--- permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the
+--- training images alone, which is no null (default "true", --labels)
+---@field labels? "true"|"permuted"|"permuted_all"
+---@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
+--- stretches masks of another size than their image; without it they are an error
+---@field mask_resize? "nearest"|"bilinear"
+---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
+--- Lung Segmentation Data, or Infection Segmentation Data with its radiologists' masks (default "lung", --part)
+---@field part? "lung"|"infection"
+--- length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
+---@field resize_px? integer
+---@field root? string the data's folder (--data)
+---@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
+--- images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
+---@field skip? string|string[]
+---@field std? number[] of red, green and blue, divided by; goes with mean
+--- keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
+---@field views? string[]
+--- the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+---@field white_16bit? integer|table<string, integer>
+--- of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where
+--- it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the
+--- stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
+---@field window? string|integer|{ center: number, width: number }
+
+---@class medxai.FilesOptions
+---@field paths string|string[] one image file, or a list (required, --data)
+--- random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { {
+--- "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale
+--- = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@field augment? boolean|medxai.AugmentOptions
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
 ---@field classes? string[] names in the order of labels
----@field findings? string[] in the place of classes: names of which an image may have several, one or none; the network needs outputs = "sigmoid"
----@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape" what the network sees of an image; all but whole need a lung mask (default "whole", --input)
----@field labels? "true"|"permuted"|"permuted_all" permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the training images alone, which is no null (default "true", --labels)
+--- what the network sees of an image; all but whole need a lung mask (default "whole", --input)
+---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape"
+---@field label? string|integer|(string|integer)[] class by name or number from 0: one, or one per file
+--- permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the
+--- training images alone, which is no null (default "true", --labels)
+---@field labels? "true"|"permuted"|"permuted_all"
 ---@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
----@field mask_resize? "nearest"|"bilinear" stretches masks of another size than their image; without it they are an error
+---@field lungs? string|string[] lung mask file: one, or one per file
+--- stretches masks of another size than their image; without it they are an error
+---@field mask_resize? "nearest"|"bilinear"
 ---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
----@field missing? "ignore"|"zeros" what a finding without an entry means: not known, or not there (default "ignore", --missing)
----@field resize_px? integer length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
+--- length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
+---@field resize_px? integer
+---@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
+---@field std? number[] of red, green and blue, divided by; goes with mean
+--- keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
+---@field views? string[]
+--- the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+---@field white_16bit? integer|table<string, integer>
+--- of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where
+--- it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the
+--- stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
+---@field window? string|integer|{ center: number, width: number }
+
+---@class medxai.FoldersOptions
+--- random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { {
+--- "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale
+--- = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@field augment? boolean|medxai.AugmentOptions
+---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
+--- names of the class folders in the order of labels; default: COVID-19, Non-COVID, Normal, else by name
+---@field classes? string[]
+--- what the network sees of an image; all but whole need a lung mask (default "whole", --input)
+---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape"
+--- permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the
+--- training images alone, which is no null (default "true", --labels)
+---@field labels? "true"|"permuted"|"permuted_all"
+---@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
+--- stretches masks of another size than their image; without it they are an error
+---@field mask_resize? "nearest"|"bilinear"
+---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
+--- length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
+---@field resize_px? integer
+---@field root? string the data's folder (--data)
+---@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
+--- images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
+---@field skip? string|string[]
+---@field std? number[] of red, green and blue, divided by; goes with mean
+--- keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
+---@field views? string[]
+--- the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+---@field white_16bit? integer|table<string, integer>
+--- of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where
+--- it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the
+--- stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
+---@field window? string|integer|{ center: number, width: number }
+
+---@class medxai.FromOptions
+--- { path =, label = }, and where known split, patient, source, view, mask (of the lungs), infection, lesion, white
+--- (required)
+---@field items medxai.Item[]
+--- random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { {
+--- "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale
+--- = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@field augment? boolean|medxai.AugmentOptions
+---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
+---@field classes? string[] names in the order of labels
+--- in the place of classes: names of which an image may have several, one or none; the network needs outputs =
+--- "sigmoid"
+---@field findings? string[]
+--- what the network sees of an image; all but whole need a lung mask (default "whole", --input)
+---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape"
+--- permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the
+--- training images alone, which is no null (default "true", --labels)
+---@field labels? "true"|"permuted"|"permuted_all"
+---@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
+--- stretches masks of another size than their image; without it they are an error
+---@field mask_resize? "nearest"|"bilinear"
+---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
+--- what a finding without an entry means: not known, or not there (default "ignore", --missing)
+---@field missing? "ignore"|"zeros"
+--- length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
+---@field resize_px? integer
 ---@field root? string the folder that paths are relative to (default ".", --data)
 ---@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
----@field skip? string|string[] images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
----@field split? medxai.SplitOptions of items without one: shares of the patients; default train 0.7, val 0.1, test 0.2
+--- images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
+---@field skip? string|string[]
+---@field split?  of items without one: shares of the patients; default train 0.7, val 0.1, test 0.2
 ---@field std? number[] of red, green and blue, divided by; goes with mean
----@field uncertain? "ignore"|"ones"|"zeros" what training takes an uncertain finding (-1) for; in val and test it is left out (default "ignore", --uncertain)
----@field white_16bit? integer|table<string, integer> the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+--- what training takes an uncertain finding (-1) for; in val and test it is left out (default "ignore", --uncertain)
+---@field uncertain? "ignore"|"ones"|"zeros"
+--- keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
+---@field views? string[]
+--- the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+---@field white_16bit? integer|table<string, integer>
+--- of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where
+--- it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the
+--- stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
+---@field window? string|integer|{ center: number, width: number }
 
 ---@class medxai.ManifestOptions
 ---@field csv string the table, or a folder that holds manifest.csv (required, --data)
----@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { { "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+--- random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { {
+--- "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale
+--- = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@field augment? boolean|medxai.AugmentOptions
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
 ---@field classes? string[] names in the order of labels; default: by name
----@field findings? string[] in the place of classes: names of which an image may have several, one or none; the network needs outputs = "sigmoid"
----@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape" what the network sees of an image; all but whole need a lung mask (default "whole", --input)
----@field labels? "true"|"permuted"|"permuted_all" permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the training images alone, which is no null (default "true", --labels)
+--- in the place of classes: names of which an image may have several, one or none; the network needs outputs =
+--- "sigmoid"
+---@field findings? string[]
+--- what the network sees of an image; all but whole need a lung mask (default "whole", --input)
+---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape"
+--- permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the
+--- training images alone, which is no null (default "true", --labels)
+---@field labels? "true"|"permuted"|"permuted_all"
 ---@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
----@field mask_resize? "nearest"|"bilinear" stretches masks of another size than their image; without it they are an error
+--- stretches masks of another size than their image; without it they are an error
+---@field mask_resize? "nearest"|"bilinear"
 ---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
----@field missing? "ignore"|"zeros" what a finding without an entry means: not known, or not there (default "ignore", --missing)
----@field resize_px? integer length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
+--- what a finding without an entry means: not known, or not there (default "ignore", --missing)
+---@field missing? "ignore"|"zeros"
+--- length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
+---@field resize_px? integer
 ---@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
----@field skip? string|string[] images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
+--- images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
+---@field skip? string|string[]
 ---@field std? number[] of red, green and blue, divided by; goes with mean
----@field uncertain? "ignore"|"ones"|"zeros" what training takes an uncertain finding (-1) for; in val and test it is left out (default "ignore", --uncertain)
----@field white_16bit? integer|table<string, integer> the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+--- what training takes an uncertain finding (-1) for; in val and test it is left out (default "ignore", --uncertain)
+---@field uncertain? "ignore"|"ones"|"zeros"
+--- keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
+---@field views? string[]
+--- the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+---@field white_16bit? integer|table<string, integer>
+--- of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where
+--- it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the
+--- stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
+---@field window? string|integer|{ center: number, width: number }
 
 ---@class medxai.MaskedFoldersOptions
----@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { { "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+--- random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { {
+--- "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale
+--- = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@field augment? boolean|medxai.AugmentOptions
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
----@field classes? string[] names of the class folders in the order of labels; default: COVID-19, Non-COVID, Normal, else by name
----@field labels? "true"|"permuted"|"permuted_all" permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the training images alone, which is no null (default "true", --labels)
+--- names of the class folders in the order of labels; default: COVID-19, Non-COVID, Normal, else by name
+---@field classes? string[]
+--- permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the
+--- training images alone, which is no null (default "true", --labels)
+---@field labels? "true"|"permuted"|"permuted_all"
 ---@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
----@field mask_resize? "nearest"|"bilinear" stretches masks of another size than their image; without it they are an error
+--- stretches masks of another size than their image; without it they are an error
+---@field mask_resize? "nearest"|"bilinear"
 ---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
 ---@field part? "lung"|"infection" of the data that maskmaker copied (default "lung", --part)
----@field resize_px? integer length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
+--- length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
+---@field resize_px? integer
 ---@field root? string the folder that maskmaker wrote, or the one of Masked_Train (--data)
 ---@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
----@field skip? string|string[] images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
+--- images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
+---@field skip? string|string[]
 ---@field std? number[] of red, green and blue, divided by; goes with mean
----@field white_16bit? integer|table<string, integer> the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+--- keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
+---@field views? string[]
+--- the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+---@field white_16bit? integer|table<string, integer>
+--- of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where
+--- it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the
+--- stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
+---@field window? string|integer|{ center: number, width: number }
+
+---@class medxai.MimicCxrJpgOptions
+--- random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { {
+--- "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale
+--- = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@field augment? boolean|medxai.AugmentOptions
+---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
+---@field findings? string[] those to be learned, by the data's own names; default: all
+--- what the network sees of an image; all but whole need a lung mask (default "whole", --input)
+---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape"
+---@field labeler? "chexpert"|"negbio" whose labels of the reports (default "chexpert")
+--- permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the
+--- training images alone, which is no null (default "true", --labels)
+---@field labels? "true"|"permuted"|"permuted_all"
+---@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
+--- stretches masks of another size than their image; without it they are an error
+---@field mask_resize? "nearest"|"bilinear"
+---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
+--- what a finding without an entry means: not known, or not there (default "ignore", --missing)
+---@field missing? "ignore"|"zeros"
+--- length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
+---@field resize_px? integer
+---@field root? string the data's folder (--data)
+---@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
+--- images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
+---@field skip? string|string[]
+---@field std? number[] of red, green and blue, divided by; goes with mean
+--- what training takes an uncertain finding (-1) for; in val and test it is left out (default "ignore", --uncertain)
+---@field uncertain? "ignore"|"ones"|"zeros"
+--- keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
+---@field views? string[]
+--- the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+---@field white_16bit? integer|table<string, integer>
+--- of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where
+--- it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the
+--- stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
+---@field window? string|integer|{ center: number, width: number }
+
+---@class medxai.NihChestxray14Options
+--- random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { {
+--- "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale
+--- = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@field augment? boolean|medxai.AugmentOptions
+---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
+---@field findings? string[] those to be learned, by the data's own names; default: all
+--- what the network sees of an image; all but whole need a lung mask (default "whole", --input)
+---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape"
+--- permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the
+--- training images alone, which is no null (default "true", --labels)
+---@field labels? "true"|"permuted"|"permuted_all"
+---@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
+--- stretches masks of another size than their image; without it they are an error
+---@field mask_resize? "nearest"|"bilinear"
+---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
+--- what a finding without an entry means: not known, or not there (default "ignore", --missing)
+---@field missing? "ignore"|"zeros"
+--- length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
+---@field resize_px? integer
+---@field root? string the data's folder (--data)
+---@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
+--- images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
+---@field skip? string|string[]
+---@field std? number[] of red, green and blue, divided by; goes with mean
+--- what training takes an uncertain finding (-1) for; in val and test it is left out (default "ignore", --uncertain)
+---@field uncertain? "ignore"|"ones"|"zeros"
+--- share of the training patients for validation, drawn per seed and patient: the authors gave no such split (default
+--- 0.1)
+---@field val? number
+--- keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
+---@field views? string[]
+--- the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+---@field white_16bit? integer|table<string, integer>
+--- of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where
+--- it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the
+--- stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
+---@field window? string|integer|{ center: number, width: number }
+
+---@class medxai.PadchestOptions
+--- those to be learned, of the 174 that the data have: { "pleural effusion", "cardiomegaly" } (required)
+---@field findings string[]
+--- random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { {
+--- "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale
+--- = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@field augment? boolean|medxai.AugmentOptions
+---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
+--- what the network sees of an image; all but whole need a lung mask (default "whole", --input)
+---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape"
+--- permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the
+--- training images alone, which is no null (default "true", --labels)
+---@field labels? "true"|"permuted"|"permuted_all"
+--- Physician: those images alone whose labels a physician gave (column MethodLabel) (default "all")
+---@field labels_by? "all"|"Physician"
+---@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
+--- stretches masks of another size than their image; without it they are an error
+---@field mask_resize? "nearest"|"bilinear"
+---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
+--- what a finding without an entry means: not known, or not there (default "ignore", --missing)
+---@field missing? "ignore"|"zeros"
+--- length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
+---@field resize_px? integer
+---@field root? string the data's folder (--data)
+---@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
+--- images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
+---@field skip? string|string[]
+---@field split? medxai.SplitOptions shares of the patients, drawn per seed and patient: the authors gave no split
+---@field std? number[] of red, green and blue, divided by; goes with mean
+--- what training takes an uncertain finding (-1) for; in val and test it is left out (default "ignore", --uncertain)
+---@field uncertain? "ignore"|"ones"|"zeros"
+--- keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
+---@field views? string[]
+--- the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+---@field white_16bit? integer|table<string, integer>
+--- of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where
+--- it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the
+--- stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
+---@field window? string|integer|{ center: number, width: number }
 
 ---@class medxai.MarkerOptions
----@field rate number|number[]|table<string, number> share of images with a letter, 0 to 1: one, or one per class (required)
+--- share of images with a letter, 0 to 1: one, or one per class (required)
+---@field rate number|number[]|table<string, number>
 ---@field tells? boolean true: each class has its own letter; false: any letter (default true)
 
 ---@class medxai.PhantomOptions
----@field augment? boolean|medxai.AugmentOptions random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { { "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+--- random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { {
+--- "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale
+--- = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@field augment? boolean|medxai.AugmentOptions
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
 ---@field contrast? number of the lesions; 0: invisible (default 1)
----@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape" what the network sees of an image; all but whole need a lung mask (default "whole", --input)
----@field labels? "true"|"permuted"|"permuted_all" permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the training images alone, which is no null (default "true", --labels)
+--- what the network sees of an image; all but whole need a lung mask (default "whole", --input)
+---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape"
+--- permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the
+--- training images alone, which is no null (default "true", --labels)
+---@field labels? "true"|"permuted"|"permuted_all"
 ---@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
----@field marker? number|medxai.MarkerOptions plants a shortcut, a lead letter in a random corner; a number is its rate in every class
+--- plants a shortcut, a lead letter in a random corner; a number is its rate in every class
+---@field marker? number|medxai.MarkerOptions
 ---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
 ---@field n_test? integer in the test split (default 150 images, --n_test)
 ---@field n_train? integer in the training split (default 600 images, --n_train)
@@ -315,6 +687,78 @@
 ---@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
 ---@field std? number[] of red, green and blue, divided by; goes with mean
 
+---@class medxai.RsnaPneumoniaOptions
+--- random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { {
+--- "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale
+--- = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@field augment? boolean|medxai.AugmentOptions
+---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
+--- what the network sees of an image; all but whole need a lung mask (default "whole", --input)
+---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape"
+--- permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the
+--- training images alone, which is no null (default "true", --labels)
+---@field labels? "true"|"permuted"|"permuted_all"
+---@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
+--- stretches masks of another size than their image; without it they are an error
+---@field mask_resize? "nearest"|"bilinear"
+---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
+--- length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
+---@field resize_px? integer
+---@field root? string the data's folder (--data)
+---@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
+--- images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
+---@field skip? string|string[]
+---@field split? medxai.SplitOptions shares of the patients, drawn per seed and patient: the authors gave no split
+---@field std? number[] of red, green and blue, divided by; goes with mean
+--- keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
+---@field views? string[]
+--- the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+---@field white_16bit? integer|table<string, integer>
+--- of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where
+--- it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the
+--- stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
+---@field window? string|integer|{ center: number, width: number }
+
+---@class medxai.VindrCxrOptions
+---@field agree? integer of three, who must say that a training image has a finding (default 2 radiologists)
+--- random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { {
+--- "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale
+--- = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+---@field augment? boolean|medxai.AugmentOptions
+---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
+---@field findings? string[] those to be learned, by the data's own names; default: all
+--- what the network sees of an image; all but whole need a lung mask (default "whole", --input)
+---@field input? "whole"|"lungs"|"lungs_raw"|"lungs_hull"|"outside"|"box"|"border"|"shape"
+--- permuted_all: the labels of all splits in one random order, so that nothing is left to learn; permuted: those of the
+--- training images alone, which is no null (default "true", --labels)
+---@field labels? "true"|"permuted"|"permuted_all"
+---@field limit? integer at most so many per class and split (in images, --limit, at most 4 with --smoke)
+--- stretches masks of another size than their image; without it they are an error
+---@field mask_resize? "nearest"|"bilinear"
+---@field mean? number[] of red, green and blue, subtracted; default: pixels stay in [0, 1]
+--- what a finding without an entry means: not known, or not there (default "ignore", --missing)
+---@field missing? "ignore"|"zeros"
+--- length of the image's short side before that (bilinear as Pillow); default: size_px x 256 / 224 (in px, --resize_px)
+---@field resize_px? integer
+---@field root? string the data's folder (--data)
+---@field size_px? integer side of the square in the center that the network sees (default 224 px, --size_px)
+--- images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
+---@field skip? string|string[]
+---@field std? number[] of red, green and blue, divided by; goes with mean
+--- what training takes an uncertain finding (-1) for; in val and test it is left out (default "ignore", --uncertain)
+---@field uncertain? "ignore"|"ones"|"zeros"
+--- share of the training patients for validation, drawn per seed and patient: the authors gave no such split (default
+--- 0.1)
+---@field val? number
+--- keep images of these view positions alone: { "PA", "AP" }, as the data's tables or DICOM files say (--views)
+---@field views? string[]
+--- the 16-bit sample that becomes white (4095 for 12-bit values); or one per source or file (default 65535)
+---@field white_16bit? integer|table<string, integer>
+--- of DICOM files: what becomes black and white. "first" is the file's VOI LUT or first window (its whole range where
+--- it has none), a number another of its windows, { center =, width = } a window of your own, "range" all that the
+--- stored bits can hold, "minmax" the image's smallest to its largest value (default "first")
+---@field window? string|integer|{ center: number, width: number }
+
 ---@class medxai.WeightsOptions
 ---@field file? string a .pt, .pth or .safetensors file
 ---@field run? string an earlier run, by its name or folder, instead of a file
@@ -322,143 +766,238 @@
 ---@field strict? boolean false: load what fits and leave the rest as drawn (default true)
 
 ---@class medxai.Squeezenet10Options
----@field classes? string[]|integer names in the order of the logits, or their number; required, but where the weights are a run's
+--- names in the order of the logits, or their number; required, but where the weights are a run's
+---@field classes? string[]|integer
 ---@field device? string cpu, cuda or cuda:N; default: what --device says
 ---@field dropout? number of the head; default: 0.5, or torchvision's own (--dropout)
 ---@field dtype? "float32"|"float64" of weights and activations; default float32 (--dtype)
----@field engine? "auto"|"reference" auto (default): passes without gradients go through the inference plan where it can; reference: never
+--- auto (default): passes without gradients go through the inference plan where it can; reference: never
+---@field engine? "auto"|"reference"
 ---@field force? string[] settings in which model or data differ on purpose from the run of the weights: { "size_px" }
----@field frozen? "train"|"eval" batch norms and stochastic depth of the frozen part; train: they go on as in training (as the thesis did) (default "train", --frozen)
----@field head? "thesis"|"torchvision" thesis (default): fc1, ReLU, dropout, fc2 (squeezenet1_0: a convolution); torchvision: the network's own (--head)
----@field layout? "auto"|"nchw"|"channels_last" of activations in memory; auto (default): the faster one, fixed per network and device
----@field on_missing? "error"|"scratch" where ImageNet's file cannot be had; scratch: begin with random weights, and say so (default "error")
----@field outputs? "softmax"|"sigmoid" what makes probabilities of logits; default softmax, of classes that exclude each other; sigmoid: findings, each there or not
+--- batch norms and stochastic depth of the frozen part; train: they go on as in training (as the thesis did) (default
+--- "train", --frozen)
+---@field frozen? "train"|"eval"
+--- thesis (default): fc1, ReLU, dropout, fc2 (squeezenet1_0: a convolution); torchvision: the network's own (--head)
+---@field head? "thesis"|"torchvision"
+--- of activations in memory; auto (default): the faster one, fixed per network and device
+---@field layout? "auto"|"nchw"|"channels_last"
+--- where ImageNet's file cannot be had; scratch: begin with random weights, and say so (default "error")
+---@field on_missing? "error"|"scratch"
+--- what makes probabilities of logits; default softmax, of classes that exclude each other; sigmoid: findings, each
+--- there or not
+---@field outputs? "softmax"|"sigmoid"
 ---@field seed? integer of the weights that are drawn; default: the run's
----@field train_depth? 0|1|2|3|"all" what is trained: 0 the head alone, 1 to 3 that many parts of the network behind it, all everything (default "all", --train_depth)
----@field weights? string|medxai.WeightsOptions "random" (default), "imagenet", a file, or a run by its name or folder, whose settings come with it (--weights)
+--- what is trained: 0 the head alone, 1 to 3 that many parts of the network behind it, all everything (default "all",
+--- --train_depth)
+---@field train_depth? 0|1|2|3|"all"
+--- "random" (default), "imagenet", a file, or a run by its name or folder, whose settings come with it (--weights)
+---@field weights? string|medxai.WeightsOptions
 
 ---@class medxai.MobilenetV2Options
----@field classes? string[]|integer names in the order of the logits, or their number; required, but where the weights are a run's
+--- names in the order of the logits, or their number; required, but where the weights are a run's
+---@field classes? string[]|integer
 ---@field device? string cpu, cuda or cuda:N; default: what --device says
 ---@field dropout? number of the head; default: 0.5, or torchvision's own (--dropout)
 ---@field dtype? "float32"|"float64" of weights and activations; default float32 (--dtype)
----@field engine? "auto"|"reference" auto (default): passes without gradients go through the inference plan where it can; reference: never
+--- auto (default): passes without gradients go through the inference plan where it can; reference: never
+---@field engine? "auto"|"reference"
 ---@field force? string[] settings in which model or data differ on purpose from the run of the weights: { "size_px" }
----@field frozen? "train"|"eval" batch norms and stochastic depth of the frozen part; train: they go on as in training (as the thesis did) (default "train", --frozen)
----@field head? "thesis"|"torchvision" thesis (default): fc1, ReLU, dropout, fc2 (squeezenet1_0: a convolution); torchvision: the network's own (--head)
+--- batch norms and stochastic depth of the frozen part; train: they go on as in training (as the thesis did) (default
+--- "train", --frozen)
+---@field frozen? "train"|"eval"
+--- thesis (default): fc1, ReLU, dropout, fc2 (squeezenet1_0: a convolution); torchvision: the network's own (--head)
+---@field head? "thesis"|"torchvision"
 ---@field hidden? integer units of the thesis' head; default: the thesis' for this network (--hidden)
----@field layout? "auto"|"nchw"|"channels_last" of activations in memory; auto (default): the faster one, fixed per network and device
----@field on_missing? "error"|"scratch" where ImageNet's file cannot be had; scratch: begin with random weights, and say so (default "error")
----@field outputs? "softmax"|"sigmoid" what makes probabilities of logits; default softmax, of classes that exclude each other; sigmoid: findings, each there or not
+--- of activations in memory; auto (default): the faster one, fixed per network and device
+---@field layout? "auto"|"nchw"|"channels_last"
+--- where ImageNet's file cannot be had; scratch: begin with random weights, and say so (default "error")
+---@field on_missing? "error"|"scratch"
+--- what makes probabilities of logits; default softmax, of classes that exclude each other; sigmoid: findings, each
+--- there or not
+---@field outputs? "softmax"|"sigmoid"
 ---@field seed? integer of the weights that are drawn; default: the run's
----@field train_depth? 0|1|2|3|"all" what is trained: 0 the head alone, 1 to 3 that many parts of the network behind it, all everything (default "all", --train_depth)
----@field weights? string|medxai.WeightsOptions "random" (default), "imagenet", a file, or a run by its name or folder, whose settings come with it (--weights)
+--- what is trained: 0 the head alone, 1 to 3 that many parts of the network behind it, all everything (default "all",
+--- --train_depth)
+---@field train_depth? 0|1|2|3|"all"
+--- "random" (default), "imagenet", a file, or a run by its name or folder, whose settings come with it (--weights)
+---@field weights? string|medxai.WeightsOptions
 
 ---@class medxai.EfficientnetB0Options
----@field classes? string[]|integer names in the order of the logits, or their number; required, but where the weights are a run's
+--- names in the order of the logits, or their number; required, but where the weights are a run's
+---@field classes? string[]|integer
 ---@field device? string cpu, cuda or cuda:N; default: what --device says
 ---@field dropout? number of the head; default: 0.5, or torchvision's own (--dropout)
 ---@field dtype? "float32"|"float64" of weights and activations; default float32 (--dtype)
----@field engine? "auto"|"reference" auto (default): passes without gradients go through the inference plan where it can; reference: never
+--- auto (default): passes without gradients go through the inference plan where it can; reference: never
+---@field engine? "auto"|"reference"
 ---@field force? string[] settings in which model or data differ on purpose from the run of the weights: { "size_px" }
----@field frozen? "train"|"eval" batch norms and stochastic depth of the frozen part; train: they go on as in training (as the thesis did) (default "train", --frozen)
----@field head? "thesis"|"torchvision" thesis (default): fc1, ReLU, dropout, fc2 (squeezenet1_0: a convolution); torchvision: the network's own (--head)
+--- batch norms and stochastic depth of the frozen part; train: they go on as in training (as the thesis did) (default
+--- "train", --frozen)
+---@field frozen? "train"|"eval"
+--- thesis (default): fc1, ReLU, dropout, fc2 (squeezenet1_0: a convolution); torchvision: the network's own (--head)
+---@field head? "thesis"|"torchvision"
 ---@field hidden? integer units of the thesis' head; default: the thesis' for this network (--hidden)
----@field layout? "auto"|"nchw"|"channels_last" of activations in memory; auto (default): the faster one, fixed per network and device
----@field on_missing? "error"|"scratch" where ImageNet's file cannot be had; scratch: begin with random weights, and say so (default "error")
----@field outputs? "softmax"|"sigmoid" what makes probabilities of logits; default softmax, of classes that exclude each other; sigmoid: findings, each there or not
+--- of activations in memory; auto (default): the faster one, fixed per network and device
+---@field layout? "auto"|"nchw"|"channels_last"
+--- where ImageNet's file cannot be had; scratch: begin with random weights, and say so (default "error")
+---@field on_missing? "error"|"scratch"
+--- what makes probabilities of logits; default softmax, of classes that exclude each other; sigmoid: findings, each
+--- there or not
+---@field outputs? "softmax"|"sigmoid"
 ---@field seed? integer of the weights that are drawn; default: the run's
----@field stochastic_depth? number probability with which the last block is left out in training; earlier ones less (default 0.2)
----@field train_depth? 0|1|2|3|"all" what is trained: 0 the head alone, 1 to 3 that many parts of the network behind it, all everything (default "all", --train_depth)
----@field weights? string|medxai.WeightsOptions "random" (default), "imagenet", a file, or a run by its name or folder, whose settings come with it (--weights)
+--- probability with which the last block is left out in training; earlier ones less (default 0.2)
+---@field stochastic_depth? number
+--- what is trained: 0 the head alone, 1 to 3 that many parts of the network behind it, all everything (default "all",
+--- --train_depth)
+---@field train_depth? 0|1|2|3|"all"
+--- "random" (default), "imagenet", a file, or a run by its name or folder, whose settings come with it (--weights)
+---@field weights? string|medxai.WeightsOptions
 
 ---@class medxai.Densenet121Options
----@field classes? string[]|integer names in the order of the logits, or their number; required, but where the weights are a run's
+--- names in the order of the logits, or their number; required, but where the weights are a run's
+---@field classes? string[]|integer
 ---@field device? string cpu, cuda or cuda:N; default: what --device says
 ---@field dropout? number of the head; default: 0.5, or torchvision's own (--dropout)
 ---@field dtype? "float32"|"float64" of weights and activations; default float32 (--dtype)
----@field engine? "auto"|"reference" auto (default): passes without gradients go through the inference plan where it can; reference: never
+--- auto (default): passes without gradients go through the inference plan where it can; reference: never
+---@field engine? "auto"|"reference"
 ---@field force? string[] settings in which model or data differ on purpose from the run of the weights: { "size_px" }
----@field frozen? "train"|"eval" batch norms and stochastic depth of the frozen part; train: they go on as in training (as the thesis did) (default "train", --frozen)
----@field head? "thesis"|"torchvision" thesis (default): fc1, ReLU, dropout, fc2 (squeezenet1_0: a convolution); torchvision: the network's own (--head)
+--- batch norms and stochastic depth of the frozen part; train: they go on as in training (as the thesis did) (default
+--- "train", --frozen)
+---@field frozen? "train"|"eval"
+--- thesis (default): fc1, ReLU, dropout, fc2 (squeezenet1_0: a convolution); torchvision: the network's own (--head)
+---@field head? "thesis"|"torchvision"
 ---@field hidden? integer units of the thesis' head; default: the thesis' for this network (--hidden)
----@field layout? "auto"|"nchw"|"channels_last" of activations in memory; auto (default): the faster one, fixed per network and device
----@field on_missing? "error"|"scratch" where ImageNet's file cannot be had; scratch: begin with random weights, and say so (default "error")
----@field outputs? "softmax"|"sigmoid" what makes probabilities of logits; default softmax, of classes that exclude each other; sigmoid: findings, each there or not
+--- of activations in memory; auto (default): the faster one, fixed per network and device
+---@field layout? "auto"|"nchw"|"channels_last"
+--- where ImageNet's file cannot be had; scratch: begin with random weights, and say so (default "error")
+---@field on_missing? "error"|"scratch"
+--- what makes probabilities of logits; default softmax, of classes that exclude each other; sigmoid: findings, each
+--- there or not
+---@field outputs? "softmax"|"sigmoid"
 ---@field seed? integer of the weights that are drawn; default: the run's
----@field train_depth? 0|1|2|3|"all" what is trained: 0 the head alone, 1 to 3 that many parts of the network behind it, all everything (default "all", --train_depth)
----@field weights? string|medxai.WeightsOptions "random" (default), "imagenet", a file, or a run by its name or folder, whose settings come with it (--weights)
+--- what is trained: 0 the head alone, 1 to 3 that many parts of the network behind it, all everything (default "all",
+--- --train_depth)
+---@field train_depth? 0|1|2|3|"all"
+--- "random" (default), "imagenet", a file, or a run by its name or folder, whose settings come with it (--weights)
+---@field weights? string|medxai.WeightsOptions
 
 ---@class medxai.Resnet50Options
----@field classes? string[]|integer names in the order of the logits, or their number; required, but where the weights are a run's
+--- names in the order of the logits, or their number; required, but where the weights are a run's
+---@field classes? string[]|integer
 ---@field device? string cpu, cuda or cuda:N; default: what --device says
 ---@field dropout? number of the head; default: 0.5, or torchvision's own (--dropout)
 ---@field dtype? "float32"|"float64" of weights and activations; default float32 (--dtype)
----@field engine? "auto"|"reference" auto (default): passes without gradients go through the inference plan where it can; reference: never
+--- auto (default): passes without gradients go through the inference plan where it can; reference: never
+---@field engine? "auto"|"reference"
 ---@field force? string[] settings in which model or data differ on purpose from the run of the weights: { "size_px" }
----@field frozen? "train"|"eval" batch norms and stochastic depth of the frozen part; train: they go on as in training (as the thesis did) (default "train", --frozen)
----@field head? "thesis"|"torchvision" thesis (default): fc1, ReLU, dropout, fc2 (squeezenet1_0: a convolution); torchvision: the network's own (--head)
+--- batch norms and stochastic depth of the frozen part; train: they go on as in training (as the thesis did) (default
+--- "train", --frozen)
+---@field frozen? "train"|"eval"
+--- thesis (default): fc1, ReLU, dropout, fc2 (squeezenet1_0: a convolution); torchvision: the network's own (--head)
+---@field head? "thesis"|"torchvision"
 ---@field hidden? integer units of the thesis' head; default: the thesis' for this network (--hidden)
----@field layout? "auto"|"nchw"|"channels_last" of activations in memory; auto (default): the faster one, fixed per network and device
----@field on_missing? "error"|"scratch" where ImageNet's file cannot be had; scratch: begin with random weights, and say so (default "error")
----@field outputs? "softmax"|"sigmoid" what makes probabilities of logits; default softmax, of classes that exclude each other; sigmoid: findings, each there or not
+--- of activations in memory; auto (default): the faster one, fixed per network and device
+---@field layout? "auto"|"nchw"|"channels_last"
+--- where ImageNet's file cannot be had; scratch: begin with random weights, and say so (default "error")
+---@field on_missing? "error"|"scratch"
+--- what makes probabilities of logits; default softmax, of classes that exclude each other; sigmoid: findings, each
+--- there or not
+---@field outputs? "softmax"|"sigmoid"
 ---@field seed? integer of the weights that are drawn; default: the run's
----@field train_depth? 0|1|2|3|"all" what is trained: 0 the head alone, 1 to 3 that many parts of the network behind it, all everything (default "all", --train_depth)
----@field weights? string|medxai.WeightsOptions "random" (default), "imagenet", a file, or a run by its name or folder, whose settings come with it (--weights)
+--- what is trained: 0 the head alone, 1 to 3 that many parts of the network behind it, all everything (default "all",
+--- --train_depth)
+---@field train_depth? 0|1|2|3|"all"
+--- "random" (default), "imagenet", a file, or a run by its name or folder, whose settings come with it (--weights)
+---@field weights? string|medxai.WeightsOptions
 
 ---@class medxai.InceptionV3Options
----@field classes? string[]|integer names in the order of the logits, or their number; required, but where the weights are a run's
+--- names in the order of the logits, or their number; required, but where the weights are a run's
+---@field classes? string[]|integer
 ---@field device? string cpu, cuda or cuda:N; default: what --device says
 ---@field dropout? number of the head; default: 0.5, or torchvision's own (--dropout)
 ---@field dtype? "float32"|"float64" of weights and activations; default float32 (--dtype)
----@field engine? "auto"|"reference" auto (default): passes without gradients go through the inference plan where it can; reference: never
+--- auto (default): passes without gradients go through the inference plan where it can; reference: never
+---@field engine? "auto"|"reference"
 ---@field force? string[] settings in which model or data differ on purpose from the run of the weights: { "size_px" }
----@field frozen? "train"|"eval" batch norms and stochastic depth of the frozen part; train: they go on as in training (as the thesis did) (default "train", --frozen)
----@field head? "thesis"|"torchvision" thesis (default): fc1, ReLU, dropout, fc2 (squeezenet1_0: a convolution); torchvision: the network's own (--head)
+--- batch norms and stochastic depth of the frozen part; train: they go on as in training (as the thesis did) (default
+--- "train", --frozen)
+---@field frozen? "train"|"eval"
+--- thesis (default): fc1, ReLU, dropout, fc2 (squeezenet1_0: a convolution); torchvision: the network's own (--head)
+---@field head? "thesis"|"torchvision"
 ---@field hidden? integer units of the thesis' head; default: the thesis' for this network (--hidden)
----@field layout? "auto"|"nchw"|"channels_last" of activations in memory; auto (default): the faster one, fixed per network and device
----@field on_missing? "error"|"scratch" where ImageNet's file cannot be had; scratch: begin with random weights, and say so (default "error")
----@field outputs? "softmax"|"sigmoid" what makes probabilities of logits; default softmax, of classes that exclude each other; sigmoid: findings, each there or not
+--- of activations in memory; auto (default): the faster one, fixed per network and device
+---@field layout? "auto"|"nchw"|"channels_last"
+--- where ImageNet's file cannot be had; scratch: begin with random weights, and say so (default "error")
+---@field on_missing? "error"|"scratch"
+--- what makes probabilities of logits; default softmax, of classes that exclude each other; sigmoid: findings, each
+--- there or not
+---@field outputs? "softmax"|"sigmoid"
 ---@field seed? integer of the weights that are drawn; default: the run's
----@field train_depth? 0|1|2|3|"all" what is trained: 0 the head alone, 1 to 3 that many parts of the network behind it, all everything (default "all", --train_depth)
----@field transform_input? boolean torchvision's change of scale for ImageNet's weights; default: true with those weights
----@field weights? string|medxai.WeightsOptions "random" (default), "imagenet", a file, or a run by its name or folder, whose settings come with it (--weights)
+--- what is trained: 0 the head alone, 1 to 3 that many parts of the network behind it, all everything (default "all",
+--- --train_depth)
+---@field train_depth? 0|1|2|3|"all"
+--- torchvision's change of scale for ImageNet's weights; default: true with those weights
+---@field transform_input? boolean
+--- "random" (default), "imagenet", a file, or a run by its name or folder, whose settings come with it (--weights)
+---@field weights? string|medxai.WeightsOptions
 
 ---@class medxai.Vgg19Options
----@field classes? string[]|integer names in the order of the logits, or their number; required, but where the weights are a run's
+--- names in the order of the logits, or their number; required, but where the weights are a run's
+---@field classes? string[]|integer
 ---@field device? string cpu, cuda or cuda:N; default: what --device says
 ---@field dropout? number of the head; default: 0.5, or torchvision's own (--dropout)
 ---@field dtype? "float32"|"float64" of weights and activations; default float32 (--dtype)
----@field engine? "auto"|"reference" auto (default): passes without gradients go through the inference plan where it can; reference: never
+--- auto (default): passes without gradients go through the inference plan where it can; reference: never
+---@field engine? "auto"|"reference"
 ---@field force? string[] settings in which model or data differ on purpose from the run of the weights: { "size_px" }
----@field frozen? "train"|"eval" batch norms and stochastic depth of the frozen part; train: they go on as in training (as the thesis did) (default "train", --frozen)
----@field head? "thesis"|"torchvision" thesis (default): fc1, ReLU, dropout, fc2 (squeezenet1_0: a convolution); torchvision: the network's own (--head)
+--- batch norms and stochastic depth of the frozen part; train: they go on as in training (as the thesis did) (default
+--- "train", --frozen)
+---@field frozen? "train"|"eval"
+--- thesis (default): fc1, ReLU, dropout, fc2 (squeezenet1_0: a convolution); torchvision: the network's own (--head)
+---@field head? "thesis"|"torchvision"
 ---@field hidden? integer units of the thesis' head; default: the thesis' for this network (--hidden)
----@field layout? "auto"|"nchw"|"channels_last" of activations in memory; auto (default): the faster one, fixed per network and device
----@field on_missing? "error"|"scratch" where ImageNet's file cannot be had; scratch: begin with random weights, and say so (default "error")
----@field outputs? "softmax"|"sigmoid" what makes probabilities of logits; default softmax, of classes that exclude each other; sigmoid: findings, each there or not
+--- of activations in memory; auto (default): the faster one, fixed per network and device
+---@field layout? "auto"|"nchw"|"channels_last"
+--- where ImageNet's file cannot be had; scratch: begin with random weights, and say so (default "error")
+---@field on_missing? "error"|"scratch"
+--- what makes probabilities of logits; default softmax, of classes that exclude each other; sigmoid: findings, each
+--- there or not
+---@field outputs? "softmax"|"sigmoid"
 ---@field seed? integer of the weights that are drawn; default: the run's
----@field train_depth? 0|1|2|3|"all" what is trained: 0 the head alone, 1 to 3 that many parts of the network behind it, all everything (default "all", --train_depth)
----@field weights? string|medxai.WeightsOptions "random" (default), "imagenet", a file, or a run by its name or folder, whose settings come with it (--weights)
+--- what is trained: 0 the head alone, 1 to 3 that many parts of the network behind it, all everything (default "all",
+--- --train_depth)
+---@field train_depth? 0|1|2|3|"all"
+--- "random" (default), "imagenet", a file, or a run by its name or folder, whose settings come with it (--weights)
+---@field weights? string|medxai.WeightsOptions
 
 ---@class medxai.ExportedOptions
 ---@field cam_layer? string name of the node where Grad-CAM looks; default: the last grid before pooling or the head
----@field classes? string[]|integer names in the order of the logits, or their number; default: the network's; for others the head is made anew
+--- names in the order of the logits, or their number; default: the network's; for others the head is made anew
+---@field classes? string[]|integer
 ---@field device? string cpu, cuda or cuda:N; default: what --device says
 ---@field dtype? "float32"|"float64" of weights and activations; default float32 (--dtype)
----@field engine? "auto"|"reference" auto (default): passes without gradients go through the inference plan where it can; reference: never
+--- auto (default): passes without gradients go through the inference plan where it can; reference: never
+---@field engine? "auto"|"reference"
 ---@field file? string what torch.export.save wrote; may be left out where weights name a run (--file)
 ---@field force? string[] settings in which model or data differ on purpose from the run of the weights: { "size_px" }
----@field frozen? "train"|"eval" batch norms of the frozen part; train: they go on as in training (default "train", --frozen)
+--- batch norms of the frozen part; train: they go on as in training (default "train", --frozen)
+---@field frozen? "train"|"eval"
 ---@field head? string name of the last linear layer, checked; default: it is found
----@field layout? "auto"|"nchw"|"channels_last" of activations in memory; auto (default): the faster one, fixed per network and device
+--- of activations in memory; auto (default): the faster one, fixed per network and device
+---@field layout? "auto"|"nchw"|"channels_last"
 ---@field name? string of the network, in records and figures; default: the file's
 ---@field output? integer which of several outputs are the logits, by its number
----@field outputs? "softmax"|"sigmoid" what makes probabilities of logits; default softmax, of classes that exclude each other; sigmoid: findings, each there or not
+--- what makes probabilities of logits; default softmax, of classes that exclude each other; sigmoid: findings, each
+--- there or not
+---@field outputs? "softmax"|"sigmoid"
 ---@field seed? integer of the weights that are drawn; default: the run's
 ---@field size_px? integer side of the images, checked; default: the file's (in px)
----@field train_depth? 0|"all"|string[] what is trained: 0 the head alone, a list of blocks those beside the head, all everything (default "all", --train_depth)
----@field weights? string|medxai.WeightsOptions a run, or a file of weights with the module's own names; default: the file's own (--weights)
+--- what is trained: 0 the head alone, a list of blocks those beside the head, all everything (default "all",
+--- --train_depth)
+---@field train_depth? 0|"all"|string[]
+--- a run, or a file of weights with the module's own names; default: the file's own (--weights)
+---@field weights? string|medxai.WeightsOptions
 
 ---@class medxai.AdamOptions
 ---@field amsgrad? boolean keep the largest running mean of squares (Reddi et al. 2018) (default false)
@@ -472,7 +1011,8 @@
 ---@field betas? number[] decay rates of the running means of the gradient and of its square (default { 0.9, 0.999 })
 ---@field eps? number added to the denominator (default 1e-08)
 ---@field lr? number learning rate (default 0.001, --lr)
----@field weight_decay? number L2 penalty on the weights; adamw: decoupled from the gradient (default 0.01, --weight_decay)
+--- L2 penalty on the weights; adamw: decoupled from the gradient (default 0.01, --weight_decay)
+---@field weight_decay? number
 
 ---@class medxai.RmspropOptions
 ---@field alpha? number decay rate of the running mean of squares (default 0.99)
@@ -549,6 +1089,43 @@
 ---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
 ---@field target? medxai.Target.Spec what is explained; default: the call's target
 
+---@class medxai.DeconvolutionMethodOptions
+---@field [1] "deconvolution"
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.DeepliftMethodOptions
+---@field [1] "deeplift"
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+--- captum: a max pooling that reads a rectifier hands back its plain derivative, for captum's rule of it is lost there
+---@field compat? "captum"
+--- the image that is compared with, the paper's reference; see help removals (default "black")
+---@field removal? medxai.RemovalName
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.DeepliftShapMethodOptions
+---@field [1] "deeplift_shap"
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+--- images to begin from: of the training split; split: the first of the explained one (thesis); or (N, 3, H, W)
+--- (default "train")
+---@field background? "train"|"split"|medxai.Tensor
+---@field background_count? integer in the background (default 32 images)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+--- captum: a max pooling that reads a rectifier hands back its plain derivative, for captum's rule of it is lost there
+---@field compat? "captum"
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.DffMethodOptions
+---@field [1] "dff"
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field concepts? integer into which the layer's value is split (n_components) (default 5)
+---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
 ---@class medxai.EigencamMethodOptions
 ---@field [1] "eigencam"
 ---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
@@ -562,6 +1139,34 @@
 ---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
 ---@field budget_mb? number memory for chunks; default: the call's (in MB)
 ---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.FeatureAblationMethodOptions
+---@field [1] "feature_ablation"
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field regions? medxai.Regions the regions that are hidden and shown; see help regions (default { "slic" })
+---@field removal? medxai.RemovalName what hidden regions show; see help removals (default "black")
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.FemMethodOptions
+---@field [1] "fem"
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field k? number standard deviations over the channel's mean (default 2)
+---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.FinercamMethodOptions
+---@field [1] "finercam"
+---@field alpha? number how much the classes compared with count; 0: Grad-CAM (default 1)
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compared? integer most like the target's, if there are so many (default 3 classes)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field eigen_smooth? boolean the first principal component of the channels instead of their sum
 ---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
 ---@field target? medxai.Target.Spec what is explained; default: the call's target
 
@@ -614,6 +1219,19 @@
 ---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
 ---@field target? medxai.Target.Spec what is explained; default: the call's target
 
+---@class medxai.GradientShapMethodOptions
+---@field [1] "gradient_shap"
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+--- images to begin from: of the training split; split: the first of the explained one (thesis); or (N, 3, H, W)
+--- (default "train")
+---@field background? "train"|"split"|medxai.Tensor
+---@field background_count? integer in the background (default 32 images)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field samples? integer gradients per image (captum's n_samples, there 5) (default 20)
+---@field sigma? number of the noise, a share of the range from black to white (captum's stdevs) (default 0)
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
 ---@class medxai.GuidedBackpropMethodOptions
 ---@field [1] "guided_backprop"
 ---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
@@ -653,8 +1271,41 @@
 ---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
 ---@field budget_mb? number memory for chunks; default: the call's (in MB)
 ---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
----@field removal? medxai.RemovalName the image at the other end of the line, the paper's baseline; see help removals (default "black")
+--- the image at the other end of the line, the paper's baseline; see help removals (default "black")
+---@field removal? medxai.RemovalName
 ---@field steps? integer points of the quadrature (captum's n_steps) (default 50)
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.InternalInfluenceMethodOptions
+---@field [1] "internal_influence"
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
+--- the image at the other end, the paper's baseline; see help removals (default "black")
+---@field removal? medxai.RemovalName
+---@field steps? integer of the way from the baseline to the image (captum's n_steps) (default 50)
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.KpcacamMethodOptions
+---@field [1] "kpcacam"
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field gamma? number of sigmoid, rbf and poly; default: 1 over the number of channels
+---@field kernel? "sigmoid"|"rbf"|"poly"|"cosine"|"linear" scikit-learn's; linear: Eigen-CAM (default "sigmoid")
+---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.LayerConductanceMethodOptions
+---@field [1] "layer_conductance"
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "captum" captum: its points, which leave out the two ends of the way
+---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
+--- the image at the other end, the paper's baseline; see help removals (default "black")
+---@field removal? medxai.RemovalName
+---@field steps? integer of the way from the baseline to the image (captum's n_steps) (default 50)
 ---@field target? medxai.Target.Spec what is explained; default: the call's target
 
 ---@class medxai.LayercamMethodOptions
@@ -678,21 +1329,49 @@
 ---@field alpha? number ridge penalty of the regression (default 1)
 ---@field budget_mb? number memory for chunks; default: the call's (in MB)
 ---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
----@field design? "plain"|"paired"|"balanced" how regions are drawn; paired and balanced have the same error with fewer samples (default "plain")
----@field estimator? "process" process: the regression is fitted to what a Gaussian process, fitted to the samples, says of many more rows: 500 balanced samples have about the error of 1,000 plain ones, a part of it a bias
----@field feature_selection? "auto"|"highest_weights"|"forward_selection"|"lasso_path"|"none" how it chooses them, as lime (default "auto")
+--- how regions are drawn; paired and balanced have the same error with fewer samples (default "plain")
+---@field design? "plain"|"paired"|"balanced"
+--- process: the regression is fitted to what a Gaussian process, fitted to the samples, says of many more rows: 500
+--- balanced samples have about the error of 1,000 plain ones, a part of it a bias
+---@field estimator? "process"
+--- how it chooses them, as lime (default "auto")
+---@field feature_selection? "auto"|"highest_weights"|"forward_selection"|"lasso_path"|"none"
 ---@field kernel_width? number of the weight by nearness to the whole image (default 0.25)
 ---@field num_features? integer regions that the regression may use at most (default 100000)
 ---@field precision? "float32"|"bfloat16" of the forward passes (default "float32")
----@field quickshift_seed? "own"|"drawn" drawn: quickshift takes lime's first draw, as with scikit-image below 0.21 (default "own")
+--- drawn: quickshift takes lime's first draw, as with scikit-image below 0.21 (default "own")
+---@field quickshift_seed? "own"|"drawn"
 ---@field regions? medxai.Regions the regions that are hidden and shown; see help regions (default "quickshift")
 ---@field removal? medxai.RemovalName what hidden regions show; see help removals (default "segment_mean")
----@field repeats? integer repeat with other draws to measure how alike the answers are; 1 estimates that by resampling (default 1)
+--- repeat with other draws to measure how alike the answers are; 1 estimates that by resampling (default 1)
+---@field repeats? integer
 ---@field rng? "keyed"|"numpy" numpy: lime's own draws for the run's seed (default "keyed")
 ---@field samples? integer images with regions hidden at random (default 1000, --samples, 1/50 with --smoke)
 ---@field stop_error? number stop when the estimated error of all weights is this share of their length; 0.1 is a tenth
 ---@field target? medxai.Target.Spec what is explained; default: the call's target
 ---@field top_labels? integer classes explained besides the target (default 3)
+
+---@class medxai.LrpMethodOptions
+---@field [1] "lrp"
+---@field alpha? number of positive shares; beta of the negative ones is 1 less (default 2)
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+--- zennit's: rules of linear layers, convolutions, the first convolution; alpha_beta with alpha 2 is its alpha2_beta1
+--- (default "epsilon_plus")
+---@field composite? "epsilon_plus"|"epsilon_gamma_box"|"epsilon_alpha_beta"|"epsilon_plus_flat"|"epsilon_alpha_beta_flat"|"epsilon"
+---@field epsilon? number added to every denominator, with its sign (default 1e-06)
+---@field gamma? number by how much what favors an output is favored (default 0.25)
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.OcclusionMethodOptions
+---@field [1] "occlusion"
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field removal? medxai.RemovalName what it shows; see help removals (default "black")
+---@field stride? integer by which it moves; at most its side (default 16 px)
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+---@field window? integer side of the square (default 32 px)
 
 ---@class medxai.RandomSmoothMethodOptions
 ---@field [1] "random_smooth"
@@ -707,6 +1386,32 @@
 ---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
 ---@field eigen_smooth? boolean the first principal component of the channels instead of their sum
 ---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.ReciprocamMethodOptions
+---@field [1] "reciprocam"
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.RefinecamMethodOptions
+---@field [1] "refinecam"
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field layers? string[] whose maps are multiplied; default: the network's compare_layers
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.RiseMethodOptions
+---@field [1] "rise"
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field cells? integer of a mask's grid, along each side (default 7)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field removal? medxai.RemovalName what is seen where a mask hides; see help removals (default "black")
+---@field samples? integer masks (default 2000, 1/50 with --smoke)
+---@field share? number of the cells that are shown (the paper's p) (default 0.5)
 ---@field target? medxai.Target.Spec what is explained; default: the call's target
 
 ---@class medxai.SaliencyMethodOptions
@@ -727,13 +1432,45 @@
 ---@field precision? "float32"|"bfloat16" of the forward passes; bfloat16 tells its deviation (default "float32")
 ---@field target? medxai.Target.Spec what is explained; default: the call's target
 
+---@class medxai.SegeigencamMethodOptions
+---@field [1] "segeigencam"
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.SessMethodOptions
+---@field [1] "sess"
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field drop? number share of the windows left out, the least probable (default 0)
+---@field growth? number by which share of the window each size is larger (default 0.285714)
+---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
+---@field scales? integer sizes of the image, the first the window's (default 12, at most 2 with --smoke)
+---@field step? integer between windows; default: their side (in px)
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+---@field window? integer side of the windows; default: the image's shorter side (in px)
+
+---@class medxai.ShapExactMethodOptions
+---@field [1] "shap_exact"
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field regions? medxai.Regions the regions that are hidden and shown; see help regions (default { "slic" })
+---@field removal? medxai.RemovalName what hidden regions show; see help removals (default "black")
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
 ---@class medxai.ShapGradientMethodOptions
 ---@field [1] "shap_gradient"
----@field background? "train"|"split"|medxai.Tensor images to begin from: of the training split; split: the first of the explained one (thesis); or (N, 3, H, W) (default "train")
+--- images to begin from: of the training split; split: the first of the explained one (thesis); or (N, 3, H, W)
+--- (default "train")
+---@field background? "train"|"split"|medxai.Tensor
 ---@field background_count? integer in the background (default 32 images)
 ---@field budget_mb? number memory for chunks; default: the call's (in MB)
 ---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
----@field form? "difference"|"activation" at a layer, times the gradient: its value less the background's, or its value (shap's and the thesis') (default "difference")
+--- at a layer, times the gradient: its value less the background's, or its value (shap's and the thesis') (default
+--- "difference")
+---@field form? "difference"|"activation"
 ---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
 ---@field ranked_outputs? integer the largest outputs, explained besides the target (default 3)
 ---@field rng? "keyed"|"numpy" numpy: shap's draws for one image with rseed = the run's seed (default "keyed")
@@ -746,32 +1483,76 @@
 ---@field budget_mb? number memory for chunks; default: the call's (in MB)
 ---@field compat? "thesis" thesis: 20 features, pixels 0 to 255, the image on its side, as the thesis had it
 ---@field design? "shap"|"balanced" balanced: antithetic pairs, the same error with fewer passes (default "shap")
----@field l1_reg? string|number which regions are kept: num_features(k), auto (shap before 0.47), aic, bic, none, or a lasso's alpha (default "num_features(10)")
+--- which regions are kept: num_features(k), auto (shap before 0.47), aic, bic, none, or a lasso's alpha (default
+--- "num_features(10)")
+---@field l1_reg? string|number
 ---@field precision? "float32"|"bfloat16" of the forward passes (default "float32")
 ---@field ranked_outputs? integer the largest outputs, explained besides the target (default 3)
 ---@field regions? medxai.Regions the regions that are hidden and shown; see help regions (default { "slic" })
 ---@field removal? medxai.RemovalName what hidden regions show; see help removals (default "white")
 ---@field rng? "keyed"|"numpy" numpy: numpy.random.seed(the run's seed) before each image (default "keyed")
----@field samples? integer|"auto" subsets of regions, never more than there are; "auto": shap's 2 x regions + 2048 (its nsamples) (default 70, 1/50 with --smoke)
----@field scaling? "deviation"|"none"|"unit" for aic, bic and auto; shap 0.41: none, with scikit-learn before 1.2: unit (default "deviation")
+--- subsets of regions, never more than there are; "auto": shap's 2 x regions + 2048 (its nsamples) (default 70, 1/50
+--- with --smoke)
+---@field samples? integer|"auto"
+--- for aic, bic and auto; shap 0.41: none, with scikit-learn before 1.2: unit (default "deviation")
+---@field scaling? "deviation"|"none"|"unit"
 ---@field target? medxai.Target.Spec what is explained; default: the call's target
 
 ---@class medxai.ShapPartitionMethodOptions
 ---@field [1] "shap_partition"
 ---@field budget_mb? number memory for chunks; default: the call's (in MB)
 ---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
----@field evals? integer evaluations of the network per image, the two ends included (shap's max_evals) (default 1000, --evals, 1/50 with --smoke)
+--- evaluations of the network per image, the two ends included (shap's max_evals) (default 1000, --evals, 1/50 with
+--- --smoke)
+---@field evals? integer
 ---@field fixed_context? integer what lies outside of a box: 0 hidden, 1 shown; default: half each
 ---@field precision? "float32"|"bfloat16" of the forward passes (default "float32")
----@field queue_batch? integer evaluations between two looks at the queue; another number changes the values (default 32)
+--- evaluations between two looks at the queue; another number changes the values (default 32)
+---@field queue_batch? integer
 ---@field ranked_outputs? integer the largest outputs, explained besides the target (default 3)
 ---@field regions? medxai.Regions the leaves of the hierarchy in place of pixels; see help regions
 ---@field removal? medxai.RemovalName what hidden pixels show; see help removals (default "blur(128,128)")
 ---@field target? medxai.Target.Spec what is explained; default: the call's target
 ---@field tree? table over regions: nested pairs of their numbers, { { 0, 1 }, { 2, 3 } }; default: halved by place
 
+---@class medxai.ShapPermutationMethodOptions
+---@field [1] "shap_permutation"
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field orders? integer each forward and backward (default 10, at most 1 with --smoke)
+---@field regions? medxai.Regions the regions that are hidden and shown; see help regions (default { "slic" })
+---@field removal? medxai.RemovalName what hidden regions show; see help removals (default "black")
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.ShapleySamplingMethodOptions
+---@field [1] "shapley_sampling"
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field orders? integer in which regions are shown (captum's n_samples) (default 25, at most 1 with --smoke)
+---@field regions? medxai.Regions the regions that are hidden and shown; see help regions (default { "slic" })
+---@field removal? medxai.RemovalName what hidden regions show; see help removals (default "black")
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.ShapleycamMethodOptions
+---@field [1] "shapleycam"
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field eigen_smooth? boolean the first principal component of the channels instead of their sum
+---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
 ---@class medxai.SmoothgradMethodOptions
 ---@field [1] "smoothgrad"
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field samples? integer noisy copies of the image (captum's nt_samples) (default 25)
+---@field sigma? number of the noise, a share of the range from black to white (default 0.15)
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.SmoothgradSquaredMethodOptions
+---@field [1] "smoothgrad_squared"
 ---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
 ---@field budget_mb? number memory for chunks; default: the call's (in MB)
 ---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
@@ -790,6 +1571,15 @@
 ---@field budget_mb? number memory for chunks; default: the call's (in MB)
 ---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
 ---@field percentile? number pixels whose edges lie below it are kept (default 75)
+---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.VargradMethodOptions
+---@field [1] "vargrad"
+---@field aug_smooth? boolean the mean map of six views (flips, input x 0.9, 1, 1.1)
+---@field budget_mb? number memory for chunks; default: the call's (in MB)
+---@field compat? "pytorch-grad-cam" what that library computes where it differs from the paper
+---@field samples? integer noisy copies of the image (captum's nt_samples) (default 25)
+---@field sigma? number of the noise, a share of the range from black to white (default 0.15)
 ---@field target? medxai.Target.Spec what is explained; default: the call's target
 
 ---@class medxai.WeightsNoiseMethodOptions
@@ -812,6 +1602,14 @@
 ---@field eigen_smooth? boolean the first principal component of the channels instead of their sum
 ---@field layer? string|string[] a node's name, or a list (the mean of their maps); default: the call's layer
 ---@field target? medxai.Target.Spec what is explained; default: the call's target
+
+---@class medxai.ArccMetricOptions
+---@field [1] "arcc"
+---@field as? "logit"|"softmax" the score that is judged; default: the target's own
+---@field percentiles? number[] of the map, at which ROAD cuts it (default { 20, 40, 60, 80 } %)
+--- what removed pixels show; default the paper's imputer; see help removals (default "noisy_linear(0.01)")
+---@field removal? medxai.RemovalName
+---@field within? string name of a mask: pixels outside of it are neither ranked nor counted
 
 ---@class medxai.AuprcMetricOptions
 ---@field [1] "auprc"
@@ -836,14 +1634,17 @@
 ---@class medxai.DeletionMetricOptions
 ---@field [1] "deletion"
 ---@field as? "logit"|"softmax" the score that is judged; default: the target's own
----@field removal? medxai.RemovalName|medxai.RemovalName[] what removed pixels show: one, or a list that gives one value each; see help removals (default { "black", "blur(31)" })
+--- what removed pixels show: one, or a list that gives one value each; see help removals (default { "black", "blur(31)"
+--- })
+---@field removal? medxai.RemovalName|medxai.RemovalName[]
 ---@field steps? integer equal shares of the pixels, one after the other (default 100, 1/50 with --smoke)
 ---@field within? string name of a mask: pixels outside of it are neither ranked nor counted
 
 ---@class medxai.DiceMetricOptions
 ---@field [1] "dice"
 ---@field as? "logit"|"softmax" the score that is judged; default: the target's own
----@field percentiles? (number|"otsu")[] of the map, above which pixels are inside (95: the top 5 %); "otsu": Otsu's threshold (default { 50, 95, "otsu" })
+--- of the map, above which pixels are inside (95: the top 5 %); "otsu": Otsu's threshold (default { 50, 95, "otsu" })
+---@field percentiles? (number|"otsu")[]
 ---@field within? string name of a mask: pixels outside of it are neither ranked nor counted
 
 ---@class medxai.EffectiveAreaMetricOptions
@@ -865,7 +1666,8 @@
 ---@field [1] "faithfulness_correlation"
 ---@field as? "logit"|"softmax" the score that is judged; default: the target's own
 ---@field regions? medxai.Regions into which the image is cut; default: a grid of 8 x 8
----@field removal? medxai.RemovalName what hidden pixels show: mean, black, white, segment_mean, blur(k) (default "mean")
+--- what hidden pixels show: mean, black, white, segment_mean, blur(k) (default "mean")
+---@field removal? medxai.RemovalName
 ---@field sets? integer of regions that are hidden together (default 200)
 ---@field share? number of the regions in a set (default 0.2)
 ---@field within? string name of a mask: pixels outside of it are neither ranked nor counted
@@ -874,7 +1676,8 @@
 ---@field [1] "faithfulness_estimate"
 ---@field as? "logit"|"softmax" the score that is judged; default: the target's own
 ---@field regions? medxai.Regions into which the image is cut; default: a grid of 8 x 8
----@field removal? medxai.RemovalName what hidden pixels show: mean, black, white, segment_mean, blur(k) (default "mean")
+--- what hidden pixels show: mean, black, white, segment_mean, blur(k) (default "mean")
+---@field removal? medxai.RemovalName
 ---@field within? string name of a mask: pixels outside of it are neither ranked nor counted
 
 ---@class medxai.GiniMetricOptions
@@ -886,7 +1689,8 @@
 ---@field [1] "infidelity"
 ---@field as? "logit"|"softmax" the score that is judged; default: the target's own
 ---@field regions? medxai.Regions into which the image is cut; default: a grid of 8 x 8
----@field removal? medxai.RemovalName what hidden pixels show: mean, black, white, segment_mean, blur(k) (default "mean")
+--- what hidden pixels show: mean, black, white, segment_mean, blur(k) (default "mean")
+---@field removal? medxai.RemovalName
 ---@field sets? integer of regions that are hidden together (default 200)
 ---@field share? number of the regions in a set (default 0.2)
 ---@field within? string name of a mask: pixels outside of it are neither ranked nor counted
@@ -894,14 +1698,17 @@
 ---@class medxai.InsertionMetricOptions
 ---@field [1] "insertion"
 ---@field as? "logit"|"softmax" the score that is judged; default: the target's own
----@field removal? medxai.RemovalName|medxai.RemovalName[] what removed pixels show: one, or a list that gives one value each; see help removals (default { "black", "blur(31)" })
+--- what removed pixels show: one, or a list that gives one value each; see help removals (default { "black", "blur(31)"
+--- })
+---@field removal? medxai.RemovalName|medxai.RemovalName[]
 ---@field steps? integer equal shares of the pixels, one after the other (default 100, 1/50 with --smoke)
 ---@field within? string name of a mask: pixels outside of it are neither ranked nor counted
 
 ---@class medxai.IouMetricOptions
 ---@field [1] "iou"
 ---@field as? "logit"|"softmax" the score that is judged; default: the target's own
----@field percentiles? (number|"otsu")[] of the map, above which pixels are inside (95: the top 5 %); "otsu": Otsu's threshold (default { 50, 95, "otsu" })
+--- of the map, above which pixels are inside (95: the top 5 %); "otsu": Otsu's threshold (default { 50, 95, "otsu" })
+---@field percentiles? (number|"otsu")[]
 ---@field within? string name of a mask: pixels outside of it are neither ranked nor counted
 
 ---@class medxai.LocalLipschitzMetricOptions
@@ -938,27 +1745,34 @@
 ---@class medxai.RoadCombinedMetricOptions
 ---@field [1] "road_combined"
 ---@field as? "logit"|"softmax" the score that is judged; default: the target's own
----@field percentiles? number[] of the map, at which it is cut; at p the (100 - p) % of the pixels at one end are removed (default { 25, 50, 75 } %)
----@field removal? medxai.RemovalName what removed pixels show; default the paper's imputer; see help removals (default "noisy_linear(0.01)")
+--- of the map, at which it is cut; at p the (100 - p) % of the pixels at one end are removed (default { 25, 50, 75 } %)
+---@field percentiles? number[]
+--- what removed pixels show; default the paper's imputer; see help removals (default "noisy_linear(0.01)")
+---@field removal? medxai.RemovalName
 ---@field within? string name of a mask: pixels outside of it are neither ranked nor counted
 
 ---@class medxai.RoadLeastRelevantFirstMetricOptions
 ---@field [1] "road_least_relevant_first"
 ---@field as? "logit"|"softmax" the score that is judged; default: the target's own
----@field percentiles? number[] of the map, at which it is cut; at p the (100 - p) % of the pixels at one end are removed (default { 25, 50, 75 } %)
----@field removal? medxai.RemovalName what removed pixels show; default the paper's imputer; see help removals (default "noisy_linear(0.01)")
+--- of the map, at which it is cut; at p the (100 - p) % of the pixels at one end are removed (default { 25, 50, 75 } %)
+---@field percentiles? number[]
+--- what removed pixels show; default the paper's imputer; see help removals (default "noisy_linear(0.01)")
+---@field removal? medxai.RemovalName
 ---@field within? string name of a mask: pixels outside of it are neither ranked nor counted
 
 ---@class medxai.RoadMostRelevantFirstMetricOptions
 ---@field [1] "road_most_relevant_first"
 ---@field as? "logit"|"softmax" the score that is judged; default: the target's own
----@field percentiles? number[] of the map, at which it is cut; at p the (100 - p) % of the pixels at one end are removed (default { 25, 50, 75 } %)
----@field removal? medxai.RemovalName what removed pixels show; default the paper's imputer; see help removals (default "noisy_linear(0.01)")
+--- of the map, at which it is cut; at p the (100 - p) % of the pixels at one end are removed (default { 25, 50, 75 } %)
+---@field percentiles? number[]
+--- what removed pixels show; default the paper's imputer; see help removals (default "noisy_linear(0.01)")
+---@field removal? medxai.RemovalName
 ---@field within? string name of a mask: pixels outside of it are neither ranked nor counted
 
 ---@class medxai.FileRegionsOptions
 ---@field [1] "file"
----@field path string .npy or PNG of labels on the input's grid; {id} and {name} (without ending) are the image's (required)
+--- .npy or PNG of labels on the input's grid; {id} and {name} (without ending) are the image's (required)
+---@field path string
 
 ---@class medxai.GridRegionsOptions
 ---@field [1] "grid"
@@ -984,33 +1798,44 @@
 ---@field run string its name, as in runs/<name>, or a path into its folder (required)
 ---@field data? table options of the run's reader in place of the run's own: { root = "elsewhere" }
 ---@field force? string[] settings that differ on purpose: { "size_px" }; told, and in the report
----@field sizes? "trained"|"thesis" thesis: where the thesis explained images of another size than it trained on, that size (default "trained", --sizes)
+--- thesis: where the thesis explained images of another size than it trained on, that size (default "trained", --sizes)
+---@field sizes? "trained"|"thesis"
 
 ---@class medxai.MaskmakerOptions
 ---@field out string the folder to write (required, --masked)
 ---@field root string the folder of COVID-QU-Ex (required, --data)
----@field mask_resize? "nearest"|"bilinear" stretches masks of another size than their image; without it they are an error
+--- stretches masks of another size than their image; without it they are an error
+---@field mask_resize? "nearest"|"bilinear"
 ---@field mode? "lungs"|"lungs_raw"|"lungs_hull" what is kept of an image (default "lungs", --mode)
----@field skip? string|string[] images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
+--- images to leave out besides those of skip.txt beside the data: another such file, or paths (--skip)
+---@field skip? string|string[]
 
 ---@class medxai.NetworkOptions
----@field build fun(g: medxai.Builder, x: medxai.Value): medxai.Value, medxai.Value? (g, x) -> the logits' value; g adds operators, see xai.graph (required)
+--- (g, x) -> the logits' value; g adds operators, see xai.graph (required)
+---@field build fun(g: medxai.Builder, x: medxai.Value): medxai.Value, medxai.Value?
 ---@field name string of the network, in records and figures (required)
 ---@field cam_layer? string name of the node where Grad-CAM looks
----@field classes? string[]|integer names in the order of the logits, or their number; required, but where the weights are a run's
+--- names in the order of the logits, or their number; required, but where the weights are a run's
+---@field classes? string[]|integer
 ---@field compare_layers? string[] names of nodes, deep to shallow, for each_layer
 ---@field device? string cpu, cuda or cuda:N; default: what --device says
 ---@field dtype? "float32"|"float64" of weights and activations; default float32 (--dtype)
----@field engine? "auto"|"reference" auto (default): passes without gradients go through the inference plan where it can; reference: never
+--- auto (default): passes without gradients go through the inference plan where it can; reference: never
+---@field engine? "auto"|"reference"
 ---@field force? string[] settings in which model or data differ on purpose from the run of the weights: { "size_px" }
 ---@field head_parts? string[] names of parts that stay trained when the rest is frozen
----@field layout? "auto"|"nchw"|"channels_last" of activations in memory; auto (default): the faster one, fixed per network and device
----@field on_missing? "error"|"scratch" where ImageNet's file cannot be had; scratch: begin with random weights, and say so (default "error")
----@field outputs? "softmax"|"sigmoid" what makes probabilities of logits; default softmax, of classes that exclude each other; sigmoid: findings, each there or not
+--- of activations in memory; auto (default): the faster one, fixed per network and device
+---@field layout? "auto"|"nchw"|"channels_last"
+--- where ImageNet's file cannot be had; scratch: begin with random weights, and say so (default "error")
+---@field on_missing? "error"|"scratch"
+--- what makes probabilities of logits; default softmax, of classes that exclude each other; sigmoid: findings, each
+--- there or not
+---@field outputs? "softmax"|"sigmoid"
 ---@field resize_px? integer short side before the crop; default size_px (in px)
 ---@field seed? integer of the weights that are drawn; default: the run's
 ---@field size_px? integer side of the images it is made for (in px)
----@field weights? string|medxai.WeightsOptions "random" (default), "imagenet", a file, or a run by its name or folder, whose settings come with it (--weights)
+--- "random" (default), "imagenet", a file, or a run by its name or folder, whose settings come with it (--weights)
+---@field weights? string|medxai.WeightsOptions
 
 ---@class medxai.TargetOptions
 ---@field as? "logit"|"sigmoid"|"softmax" the score: logit, or probability; default: the method's own (logit)
@@ -1026,6 +1851,9 @@
 ---@class medxai.LoaderOptions
 ---@field augment? boolean the data's augmentation, drawn per seed, epoch and image (default false)
 ---@field batch? integer per batch (default 32 images)
+--- x as prepared, before it is scaled: uint8 (n, C, S, S), C 1 where all images of a batch are gray, else 3 (default
+--- false)
+---@field bytes? boolean
 ---@field channels_last? boolean layout of the batches in memory (default false)
 ---@field depth? integer batches made ahead (default 3)
 ---@field drop_last? boolean leave out the last batch where it is not full (default false)
@@ -1042,13 +1870,16 @@
 ---@field threads? integer that decode; default: the program's
 
 ---@class medxai.ForwardOptions
----@field base? table<string, medxai.Tensor> name -> tensor of an earlier run, for what no override reaches; batch 1 is expanded to the override's
----@field each? fun(name: string, value: medxai.Tensor): boolean|nil called after every node in order; true stops the run there
+--- name -> tensor of an earlier run, for what no override reaches; batch 1 is expanded to the override's
+---@field base? table<string, medxai.Tensor>
+--- called after every node in order; true stops the run there
+---@field each? fun(name: string, value: medxai.Tensor): boolean|nil
 ---@field fold? boolean fold batch norms into convolutions; default: in eval mode without gradients
 ---@field grad_from? string[] names where gradients begin; they come back as leaves
 ---@field guided? boolean|string[] rectifiers pass positive gradients only: true (all), or names of rectifiers
 ---@field outputs? string[] names whose values are kept and returned; default { "output" }
----@field override? table<string, medxai.Tensor> name -> tensor in the place of that value; only what descends from one is computed again
+--- name -> tensor in the place of that value; only what descends from one is computed again
+---@field override? table<string, medxai.Tensor>
 ---@field x? medxai.Tensor the input (N, 3, H, W); may be missing where base and override give all that is read
 
 ---@class medxai.BoundaryOptions
@@ -1073,10 +1904,17 @@
 ---@class medxai.SummaryOptions
 ---@field depth? integer how many levels of names are told apart (default 2)
 
+---@class medxai.ProfileOptions
+---@field batch? integer of the pass (default 8 images)
+---@field nodes? integer that are listed, the slowest first (default 20)
+---@field repeats? integer a node's fastest one counts (default 3)
+---@field training? boolean forward and backward in train mode; default: a pass without gradients (default false)
+
 ---@class medxai.ScorerOptions
----@field budget_mb? number memory for one chunk (default 1024 MB)
+---@field budget_mb? number memory for one chunk; default: 1024, or half of what a GPU has left (in MB)
 ---@field chunk? integer per pass; default: what fits into budget_mb (in images)
----@field deterministic? boolean chunks of 8, the last one padded: a score depends on nothing but its image (default false)
+--- chunks of 8, the last one padded: a score depends on nothing but its image (default false)
+---@field deterministic? boolean
 ---@field precision? "float32"|"bfloat16" bfloat16: about 3 digits, and deviation() tells the price (default "float32")
 
 ---@class medxai.BoundariesOptions
@@ -1126,13 +1964,20 @@
 ---@field return_inverse? boolean also the place of each element among the values (default false)
 
 ---@class medxai.Datasets
+---@field chexpert fun(options?: medxai.ChexpertOptions): medxai.Dataset
+---@field covid19_radiography fun(options?: medxai.Covid19RadiographyOptions): medxai.Dataset
 ---@field covid_qu_ex fun(options?: medxai.CovidQuExOptions): medxai.Dataset
 ---@field files fun(options: string|string[]|medxai.FilesOptions): medxai.Dataset
 ---@field folders fun(options?: medxai.FoldersOptions): medxai.Dataset
 ---@field from fun(options: medxai.FromOptions): medxai.Dataset
 ---@field manifest fun(options: medxai.ManifestOptions): medxai.Dataset
 ---@field masked_folders fun(options?: medxai.MaskedFoldersOptions): medxai.Dataset
+---@field mimic_cxr_jpg fun(options?: medxai.MimicCxrJpgOptions): medxai.Dataset
+---@field nih_chestxray14 fun(options?: medxai.NihChestxray14Options): medxai.Dataset
+---@field padchest fun(options: medxai.PadchestOptions): medxai.Dataset
 ---@field phantom fun(options?: medxai.PhantomOptions): medxai.Dataset
+---@field rsna_pneumonia fun(options?: medxai.RsnaPneumoniaOptions): medxai.Dataset
+---@field vindr_cxr fun(options?: medxai.VindrCxrOptions): medxai.Dataset
 
 ---@class medxai.Models
 ---@field squeezenet1_0 fun(options?: medxai.Squeezenet10Options): medxai.Model
@@ -1156,15 +2001,15 @@
 ---@field step_lr fun(options: medxai.StepLrOptions): medxai.ScheduleSpec
 ---@field warmup fun(options: medxai.WarmupOptions): medxai.ScheduleSpec
 
----@alias medxai.MethodName "ablationcam"|"attention_rollout"|"center_blob"|"data_mask"|"eigencam"|"eigengradcam"|"fullgrad"|"generic_attention"|"gradcam"|"gradcam_elementwise"|"gradcam_plus_plus"|"gradient_attention_rollout"|"guided_backprop"|"guided_gradcam"|"hirescam"|"input_x_gradient"|"integrated_gradients"|"layercam"|"legrad"|"lime"|"random_smooth"|"randomcam"|"saliency"|"scorecam"|"shap_gradient"|"shap_kernel"|"shap_partition"|"smoothgrad"|"sobel"|"sobel_below"|"weights_noise"|"whole_lung"|"xgradcam"|string
+---@alias medxai.MethodName "ablationcam"|"attention_rollout"|"center_blob"|"data_mask"|"deconvolution"|"deeplift"|"deeplift_shap"|"dff"|"eigencam"|"eigengradcam"|"feature_ablation"|"fem"|"finercam"|"fullgrad"|"generic_attention"|"gradcam"|"gradcam_elementwise"|"gradcam_plus_plus"|"gradient_attention_rollout"|"gradient_shap"|"guided_backprop"|"guided_gradcam"|"hirescam"|"input_x_gradient"|"integrated_gradients"|"internal_influence"|"kpcacam"|"layer_conductance"|"layercam"|"legrad"|"lime"|"lrp"|"occlusion"|"random_smooth"|"randomcam"|"reciprocam"|"refinecam"|"rise"|"saliency"|"scorecam"|"segeigencam"|"sess"|"shap_exact"|"shap_gradient"|"shap_kernel"|"shap_partition"|"shap_permutation"|"shapley_sampling"|"shapleycam"|"smoothgrad"|"smoothgrad_squared"|"sobel"|"sobel_below"|"vargrad"|"weights_noise"|"whole_lung"|"xgradcam"|string
 
----@alias medxai.MethodEntry medxai.AblationcamMethodOptions|medxai.AttentionRolloutMethodOptions|medxai.CenterBlobMethodOptions|medxai.DataMaskMethodOptions|medxai.EigencamMethodOptions|medxai.EigengradcamMethodOptions|medxai.FullgradMethodOptions|medxai.GenericAttentionMethodOptions|medxai.GradcamMethodOptions|medxai.GradcamElementwiseMethodOptions|medxai.GradcamPlusPlusMethodOptions|medxai.GradientAttentionRolloutMethodOptions|medxai.GuidedBackpropMethodOptions|medxai.GuidedGradcamMethodOptions|medxai.HirescamMethodOptions|medxai.InputXGradientMethodOptions|medxai.IntegratedGradientsMethodOptions|medxai.LayercamMethodOptions|medxai.LegradMethodOptions|medxai.LimeMethodOptions|medxai.RandomSmoothMethodOptions|medxai.RandomcamMethodOptions|medxai.SaliencyMethodOptions|medxai.ScorecamMethodOptions|medxai.ShapGradientMethodOptions|medxai.ShapKernelMethodOptions|medxai.ShapPartitionMethodOptions|medxai.SmoothgradMethodOptions|medxai.SobelMethodOptions|medxai.SobelBelowMethodOptions|medxai.WeightsNoiseMethodOptions|medxai.WholeLungMethodOptions|medxai.XgradcamMethodOptions
+---@alias medxai.MethodEntry medxai.AblationcamMethodOptions|medxai.AttentionRolloutMethodOptions|medxai.CenterBlobMethodOptions|medxai.DataMaskMethodOptions|medxai.DeconvolutionMethodOptions|medxai.DeepliftMethodOptions|medxai.DeepliftShapMethodOptions|medxai.DffMethodOptions|medxai.EigencamMethodOptions|medxai.EigengradcamMethodOptions|medxai.FeatureAblationMethodOptions|medxai.FemMethodOptions|medxai.FinercamMethodOptions|medxai.FullgradMethodOptions|medxai.GenericAttentionMethodOptions|medxai.GradcamMethodOptions|medxai.GradcamElementwiseMethodOptions|medxai.GradcamPlusPlusMethodOptions|medxai.GradientAttentionRolloutMethodOptions|medxai.GradientShapMethodOptions|medxai.GuidedBackpropMethodOptions|medxai.GuidedGradcamMethodOptions|medxai.HirescamMethodOptions|medxai.InputXGradientMethodOptions|medxai.IntegratedGradientsMethodOptions|medxai.InternalInfluenceMethodOptions|medxai.KpcacamMethodOptions|medxai.LayerConductanceMethodOptions|medxai.LayercamMethodOptions|medxai.LegradMethodOptions|medxai.LimeMethodOptions|medxai.LrpMethodOptions|medxai.OcclusionMethodOptions|medxai.RandomSmoothMethodOptions|medxai.RandomcamMethodOptions|medxai.ReciprocamMethodOptions|medxai.RefinecamMethodOptions|medxai.RiseMethodOptions|medxai.SaliencyMethodOptions|medxai.ScorecamMethodOptions|medxai.SegeigencamMethodOptions|medxai.SessMethodOptions|medxai.ShapExactMethodOptions|medxai.ShapGradientMethodOptions|medxai.ShapKernelMethodOptions|medxai.ShapPartitionMethodOptions|medxai.ShapPermutationMethodOptions|medxai.ShapleySamplingMethodOptions|medxai.ShapleycamMethodOptions|medxai.SmoothgradMethodOptions|medxai.SmoothgradSquaredMethodOptions|medxai.SobelMethodOptions|medxai.SobelBelowMethodOptions|medxai.VargradMethodOptions|medxai.WeightsNoiseMethodOptions|medxai.WholeLungMethodOptions|medxai.XgradcamMethodOptions
 
 ---@alias medxai.Methods medxai.MethodName|(medxai.MethodName|medxai.MethodEntry)[]|table<string, table|function>
 
----@alias medxai.MetricName "auprc"|"confidence_change"|"confidence_drop"|"confidence_increase"|"deletion"|"dice"|"effective_area"|"energy_inside"|"entropy"|"faithfulness_correlation"|"faithfulness_estimate"|"gini"|"infidelity"|"insertion"|"iou"|"local_lipschitz"|"max_sensitivity"|"pointing_game"|"prediction_changed"|"relevance_rank_accuracy"|"road_combined"|"road_least_relevant_first"|"road_most_relevant_first"|string
+---@alias medxai.MetricName "arcc"|"auprc"|"confidence_change"|"confidence_drop"|"confidence_increase"|"deletion"|"dice"|"effective_area"|"energy_inside"|"entropy"|"faithfulness_correlation"|"faithfulness_estimate"|"gini"|"infidelity"|"insertion"|"iou"|"local_lipschitz"|"max_sensitivity"|"pointing_game"|"prediction_changed"|"relevance_rank_accuracy"|"road_combined"|"road_least_relevant_first"|"road_most_relevant_first"|string
 
----@alias medxai.MetricEntry medxai.AuprcMetricOptions|medxai.ConfidenceChangeMetricOptions|medxai.ConfidenceDropMetricOptions|medxai.ConfidenceIncreaseMetricOptions|medxai.DeletionMetricOptions|medxai.DiceMetricOptions|medxai.EffectiveAreaMetricOptions|medxai.EnergyInsideMetricOptions|medxai.EntropyMetricOptions|medxai.FaithfulnessCorrelationMetricOptions|medxai.FaithfulnessEstimateMetricOptions|medxai.GiniMetricOptions|medxai.InfidelityMetricOptions|medxai.InsertionMetricOptions|medxai.IouMetricOptions|medxai.LocalLipschitzMetricOptions|medxai.MaxSensitivityMetricOptions|medxai.PointingGameMetricOptions|medxai.PredictionChangedMetricOptions|medxai.RelevanceRankAccuracyMetricOptions|medxai.RoadCombinedMetricOptions|medxai.RoadLeastRelevantFirstMetricOptions|medxai.RoadMostRelevantFirstMetricOptions
+---@alias medxai.MetricEntry medxai.ArccMetricOptions|medxai.AuprcMetricOptions|medxai.ConfidenceChangeMetricOptions|medxai.ConfidenceDropMetricOptions|medxai.ConfidenceIncreaseMetricOptions|medxai.DeletionMetricOptions|medxai.DiceMetricOptions|medxai.EffectiveAreaMetricOptions|medxai.EnergyInsideMetricOptions|medxai.EntropyMetricOptions|medxai.FaithfulnessCorrelationMetricOptions|medxai.FaithfulnessEstimateMetricOptions|medxai.GiniMetricOptions|medxai.InfidelityMetricOptions|medxai.InsertionMetricOptions|medxai.IouMetricOptions|medxai.LocalLipschitzMetricOptions|medxai.MaxSensitivityMetricOptions|medxai.PointingGameMetricOptions|medxai.PredictionChangedMetricOptions|medxai.RelevanceRankAccuracyMetricOptions|medxai.RoadCombinedMetricOptions|medxai.RoadLeastRelevantFirstMetricOptions|medxai.RoadMostRelevantFirstMetricOptions
 
 ---@alias medxai.Metrics.List medxai.MetricName|(medxai.MetricName|medxai.MetricEntry)[]|table<string, table|function>
 

@@ -5,42 +5,13 @@
 -- "activation", shap's and the thesis', its value at the sample itself, which sums to nothing. shap's (model, layer)
 -- means the layer's input: name the node that it reads. One forward serves all outputs; the backward goes no deeper
 -- than the layer. It refuses a background of another shape.
-local check = require "medxai.base.check"
+local background = require "medxai.explain.background"
 local chunks = require "medxai.tensor.chunks"
 local core = require "medxai.core"
 local expected = require "medxai.explain.shap_expected_gradients"
 local Progress = require "medxai.base.progress"
 local shap = require "medxai.explain.shap"
 local torch = require "medxai.torch"
-
-local function batch_of(split, count, seed)
-  local places = seed and split:order(seed, 0) or {}
-  for i = 1, split.n do places[i] = places[i] or i end
-  return split:batch(table.move(places, 1, math.min(count, split.n), 1, {})).x
-end
-
--- (B, 3, H, W) on the network's device.
-local function background_of(ctx, options)
-  local given, x = options.background
-  if type(given) ~= "string" then x = given
-  elseif given == "split" then
-    local data = ctx.split.data -- the whole split, of which a part may be explained
-    x = batch_of(data and data[ctx.split.name] or ctx.split, options.background_count)
-  else
-    local train = ctx.split.data and ctx.split.data.train
-    if not train or train.n == 0 then
-      check.fail("shap_gradient", "these data have no training split for the background. Use background = 'split', "
-        .. "or give a tensor (N, 3, H, W).")
-    end
-    x = batch_of(train, options.background_count, ctx.seed)
-  end
-  local shape = x.shape
-  if #shape ~= 4 or shape[1] < 1 or shape[2] ~= 3 or shape[3] ~= ctx.height or shape[4] ~= ctx.width then
-    check.fail("shap_gradient", "the background does not fit the images (expected (N, 3, %d, %d), got (%s)).",
-      ctx.height, ctx.width, table.concat(shape, ", "))
-  end
-  return x:to { device = ctx.x.device, dtype = ctx.x.dtype }
-end
 
 -- Which background image (from 0) and which t each sample takes. "numpy": as shap draws them for a single image after
 -- seeding.
@@ -58,11 +29,11 @@ end
 
 -- The background's mean outputs, what the target's output differs from its own, and by how much the values sum to
 -- something else.
-local function completeness(ctx, x, background, map, classes, target)
-  local logits = ctx.scorer:logits(1 + background:size(0),
-    function(first, count) return torch.cat({ x, background }, 0):narrow(0, first, count) end)
+local function completeness(ctx, x, images, map, classes, target)
+  local logits = ctx.scorer:logits(1 + images:size(0),
+    function(first, count) return torch.cat({ x, images }, 0):narrow(0, first, count) end)
   local y = shap.outputs(logits, classes, target.as)
-  local base = y:narrow(0, 1, background:size(0)):mean({ 0 })
+  local base = y:narrow(0, 1, images:size(0)):mean({ 0 })
   local difference = shap.of_target(y[0] - base, classes, target):item()
   return base:tolist(), difference, map:sum():item() - difference
 end
@@ -82,10 +53,7 @@ return {
   options = {
     samples = { "integer", default = 200, min = 2, smoke = { divide_by = 50, least = 2 },
       doc = "gradients per image (shap's nsamples)" },
-    background = { "string|tensor", default = "train", lua = "\"train\"|\"split\"|medxai.Tensor",
-      doc = "images to begin from: of the training split; split: the first of the explained one (thesis); or (N, "
-      .. "3, H, W)" },
-    background_count = { "integer", default = 32, min = 1, unit = "images", doc = "in the background" },
+    background = background.options.background, background_count = background.options.background_count,
     form = { one_of = { "difference", "activation" }, default = "difference",
       doc = "at a layer, times the gradient: its value less the background's, or its value (shap's and the thesis')" },
     rng = { one_of = { "keyed", "numpy" }, default = "keyed",
@@ -93,18 +61,14 @@ return {
     variances = { "boolean", default = false, doc = "keep every channel's value and shap's variance as arrays" },
     ranked_outputs = { "integer", default = 3, min = 1, doc = "the largest outputs, explained besides the target" },
   },
-  check = function(o)
-    if type(o.background) == "string" then
-      check.known("shap_gradient", "background", o.background, { "train", "split" })
-    end
-  end,
+  check = function(o) background.check("shap_gradient", o) end,
   map = function(ctx, x, targets, o)
-    local target, background, logits = targets[1], background_of(ctx, o), ctx.logits
+    local target, images, logits = targets[1], background.of("shap_gradient", ctx, o), ctx.logits
     local n, form = o.samples, ctx.layer == "x" and "difference" or o.form
     local classes, which, t = shap.classes(logits[0]:tolist(), target, o.ranked_outputs),
-      draws_of(ctx, n, background:size(0), o.rng)
+      draws_of(ctx, n, images:size(0), o.rng)
     local bar <close> = Progress.new("SHAP Gradient", n)
-    local means = expected.means { model = ctx.model, layer = ctx.layer, x = x, background = background, which = which,
+    local means = expected.means { model = ctx.model, layer = ctx.layer, x = x, background = images, which = which,
       t = t, form = form, classes = classes, as = target.as, each = o.variances, bar = bar,
       watch = function(y) ctx:note_slopes(1, y) end,
       chunks = chunks.new { device = ctx.model.device, budget_bytes = ctx.budget_bytes,
@@ -113,12 +77,12 @@ return {
     local error_of_mean = ((means.map_square - means.map:square()):clamp_min(0) / n):sqrt()
     local facts = { classes = shap.names(classes, ctx.model),
       output = shap.outputs(logits, classes, target.as)[0]:tolist(), samples = n,
-      background = background:size(0), form = form,
+      background = images:size(0), form = form,
       completeness_gap = "not applicable", score_difference = "not applicable",
       standard_error = error_of_mean:sum():item() / means.map:abs():sum():item(),
       change_half = shap.change(map, shap.of_target(means.half, classes, target)) }
     if ctx.layer == "x" then
-      facts.base, facts.score_difference, facts.completeness_gap = completeness(ctx, x, background, map, classes,
+      facts.base, facts.score_difference, facts.completeness_gap = completeness(ctx, x, images, map, classes,
         target)
     end
     local arrays = { outputs = means.map }
