@@ -396,7 +396,8 @@ case("set.moved loader.augmented", function()
   local s = set()
   return { s = s, m = s:mask(1, "lungs") }
 end, function(v)
-  local list = { { name = "random_rotation", degrees = { 30, 30 } }, { name = "gaussian_blur", kernel_size = { 3, 3 } } }
+  local list = { { name = "random_rotation", degrees = { 30, 30 } },
+    { name = "gaussian_blur", kernel_size = { 3, 3 } } }
   return v.s:moved(1, v.m, list, 3, 1), v.s:moved(1, v.m, { flip = 1 }, 3, 1),
     core.loader.augmented(("a"):rep(64), 8, 1, list, 3, 1, "image")
 end)
