@@ -11,6 +11,10 @@ local data = xai.dataset.manifest {
   uncertain = "ones",
   missing = "zeros",
   size_px = 224,
+  augment = {
+    { "random_rotation", degrees = 5, interpolation = "bilinear" },
+    { "color_jitter", brightness = 0.1, contrast = 0.1 },
+  },
 }
 
 -- Model: a probability for each finding.

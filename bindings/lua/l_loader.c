@@ -33,6 +33,9 @@ static int64_t opt_int(lua_State *L, int idx, const char *name, int64_t otherwis
   return v;
 }
 
+void xl_augment(lua_State *L, int idx, augment_step **steps, int *n); /* l_augment.c */
+int xl_augmented(lua_State *L);
+
 static double opt_number(lua_State *L, int idx, const char *name) {
   lua_getfield(L, idx, name);
   double v = luaL_optnumber(L, -1, 0);
@@ -272,6 +275,66 @@ static int set_pixels(lua_State *L) {
   return 1;
 }
 
+/* { flip = 0.5, ... } at idx, where it is that and no list of transforms. */
+static bool read_augment(lua_State *L, int idx, loader_augment *a) {
+  if (!lua_istable(L, idx) || lua_rawlen(L, idx))
+    return false;
+  *a = (loader_augment){ .flip = opt_number(L, idx, "flip"),
+                         .rotate_deg = opt_number(L, idx, "rotate_deg"),
+                         .shift = opt_number(L, idx, "shift"),
+                         .scale = opt_number(L, idx, "scale"),
+                         .brightness = opt_number(L, idx, "brightness"),
+                         .contrast = opt_number(L, idx, "contrast") };
+  return true;
+}
+
+/* Moves a mask in px as the loader moves image i; what it does, seed and epoch at idx. Without a list of transforms the
+ * mask is where at least half of a pixel is. */
+static void move_mask(lua_State *L, int idx, const set *s, int64_t i, uint8_t *px) {
+  int64_t size = imageset_size(s->s);
+  augment_step *steps;
+  int n;
+  const imageset_facts *f;
+  char why[IMAGESET_WHY], hex[65];
+  loader_augment a;
+  bool few = read_augment(L, idx, &a);
+  xl_augment(L, idx, &steps, &n);
+  uint8_t *from = lua_newuserdatauv(L, (size_t)(size * size), 0);
+  for (int64_t k = 0; k < size * size; k++)
+    from[k] = few ? 255 * px[k] : px[k];
+  check_status(L, imageset_get_facts(s->s, i, &f, why), why);
+  sha256_hex(f->digest, hex);
+  hex[16] = 0;
+  augment_key key = { (uint64_t)luaL_checkinteger(L, idx + 1), (uint64_t)luaL_checkinteger(L, idx + 2), hex };
+  if (!few) {
+    check_status(L, augment_apply(px, from, (int)size, 1, steps, n, &key, true, NULL), why);
+    return;
+  }
+  a.brightness = a.contrast = 0;
+  loader_augmented(px, from, (int)size, 1, &a, key.seed, key.epoch, hex);
+  for (int64_t k = 0; k < size * size; k++)
+    px[k] = px[k] > 127;
+}
+
+/* set:moved(i, mask, augment, seed, epoch) -> the mask, uint8 (S, S) of 0 and 1, as the loader moves image i */
+static int set_moved(lua_State *L) {
+  set *s = check_set(L, 1);
+  int64_t i = check_item(L, s, xl_toint(L, 2, "dataset: an index")), size = imageset_size(s->s),
+          shape[2] = { size, size };
+  lua_settop(L, 6);
+  tx_tensor *mask = xl_totensor(L, 3);
+  const uint8_t *from = xl_todata(L, mask, "uint8", "mask");
+  if (tx_tensor_numel(mask) != size * size)
+    xl_error(L, "dataset: the mask is wrong (expected %lld x %lld).", (long long)size, (long long)size);
+  uint8_t *px = lua_newuserdatauv(L, (size_t)(size * size), 0);
+  memcpy(px, from, (size_t)(size * size));
+  move_mask(L, 4, s, i, px);
+  tx_tensor **out = xl_slots(L, 1);
+  XL_TRY(L, "dataset", tx_tensor_new(out, "uint8", 2, shape, px, (size_t)(size * size)));
+  xl_pushheld(L, *out);
+  return 1;
+}
+
 /* set:mask(i, kind [, path]) -> uint8 (S, S) of 0 and 1, or nil */
 static int set_mask(lua_State *L) {
   set *s = check_set(L, 1);
@@ -401,16 +464,6 @@ static void destroy_loader(void *p) {
   mx_free(b->order);
 }
 
-static bool read_augment(lua_State *L, int idx, loader_augment *a) {
-  bool given = lua_getfield(L, idx, "augment") == LUA_TTABLE;
-  int at = lua_gettop(L);
-  if (given)
-    *a = (loader_augment){ opt_number(L, at, "flip"), opt_number(L, at, "rotate_deg"), opt_number(L, at, "shift"),
-                           opt_number(L, at, "scale"), opt_number(L, at, "brightness"), opt_number(L, at, "contrast") };
-  lua_pop(L, 1);
-  return given;
-}
-
 /* set:table() -> float32 (3, 256): what the network sees of a byte of red, green, blue */
 static int set_table(lua_State *L) {
   set *s = check_set(L, 1);
@@ -428,7 +481,10 @@ static int set_draws(lua_State *L) {
   luaL_checktype(L, 3, LUA_TTABLE);
   lua_settop(L, 3);
   loader_augment a = { 0 };
-  read_augment(L, 3, &a);
+  lua_getfield(L, 3, "augment");
+  if (!read_augment(L, 4, &a) && !lua_isnil(L, 4))
+    xl_error(L, "dataset: a list of transforms is drawn by the loader alone.");
+  lua_settop(L, 3);
   uint64_t seed = (uint64_t)opt_int(L, 3, "seed", 0, INT64_MIN, INT64_MAX);
   uint64_t epoch = (uint64_t)opt_int(L, 3, "epoch", 0, INT64_MIN, INT64_MAX);
   int64_t n, *items = check_items(L, 2, s, &n), shape[2] = { n, 7 };
@@ -450,26 +506,34 @@ static int set_draws(lua_State *L) {
 }
 
 /* set:loader{ order = { i, ... }, batch, drop_last, threads, depth, seed, epoch, augment = {..}, channels_last, bytes }
- * -> loader; bytes: x as prepared, uint8 (n, C, S, S) */
+ * -> loader; bytes: x as prepared, uint8 (n, C, S, S)
+ * augment: { flip = 0.5 .. } or a list of transforms (l_augment.c) */
 static int set_loader(lua_State *L) {
   set *s = check_set(L, 1);
   luaL_checktype(L, 2, LUA_TTABLE);
   lua_settop(L, 2);
   loader_augment a;
-  bool augmented = read_augment(L, 2, &a);
+  lua_getfield(L, 2, "augment"); /* at 3 */
+  bool augmented = read_augment(L, 3, &a);
   loader_options o = { .batch = opt_int(L, 2, "batch", 32, 1, INT32_MAX), .drop_last = opt_bool(L, 2, "drop_last"),
                        .threads = (int)opt_int(L, 2, "threads", 2, 1, 256),
                        .depth = (int)opt_int(L, 2, "depth", 3, 1, 1024),
                        .seed = (uint64_t)opt_int(L, 2, "seed", 0, INT64_MIN, INT64_MAX),
                        .epoch = (uint64_t)opt_int(L, 2, "epoch", 0, INT64_MIN, INT64_MAX),
                        .augment = augmented ? &a : NULL };
-  box *b = xl_newobject(L, XL_LOADER, sizeof *b, destroy_loader); /* at 3 */
+  augment_step *steps = NULL;
+  if (lua_istable(L, 3) && !augmented)
+    xl_augment(L, 3, &steps, &o.n_steps); /* its memory at 4 */
+  else
+    lua_pushnil(L);
+  o.steps = steps;
+  box *b = xl_newobject(L, XL_LOADER, sizeof *b, destroy_loader); /* at 5 */
   b->s = xl_retainobject(s);
   b->channels_last = opt_bool(L, 2, "channels_last");
   b->bytes = opt_bool(L, 2, "bytes");
   lua_getfield(L, 2, "order");
   int64_t n;
-  const int64_t *items = check_items(L, 4, s, &n);
+  const int64_t *items = check_items(L, 6, s, &n);
   b->order = mx_malloc((size_t)n * sizeof *items);
   if (!b->order)
     xl_error(L, "loader: out of memory.");
@@ -478,7 +542,7 @@ static int set_loader(lua_State *L) {
   b->l = loader_start(s->s, b->order, n, &o);
   if (!b->l)
     xl_error(L, "loader: out of memory.");
-  lua_settop(L, 3);
+  lua_settop(L, 5);
   return 1;
 }
 
@@ -548,6 +612,7 @@ int luaopen_core_loader(lua_State *L) {
     { "batch",  set_batch },
     { "pixels", set_pixels },
     { "mask",   set_mask },
+    { "moved",  set_moved },
     { "count",  set_count },
     { "cached", set_cached },
     { "error",  set_error },
@@ -566,7 +631,9 @@ int luaopen_core_loader(lua_State *L) {
     { "close",   loader_lua_close },
     { NULL, NULL },
   };
-  static const luaL_Reg functions[] = { { "set", loader_lua_set }, { "order", loader_lua_order }, { NULL, NULL } };
+  static const luaL_Reg functions[] = { { "set", loader_lua_set },
+                                         { "order", loader_lua_order },
+                                         { "augmented", xl_augmented }, { NULL, NULL } };
   xl_newtype(L, XL_SET, set_methods, set_gc);
   xl_newtype(L, XL_SCAN, scan_methods, scan_close);
   xl_newtype(L, XL_LOADER, loader_methods, loader_lua_close);

@@ -21,6 +21,8 @@ struct loader {
   imageset *set;
   int64_t *order, n, batch, batches;
   loader_augment augment;
+  augment_step *steps;
+  int n_steps;
   bool augmented;
   uint64_t seed, epoch;
   int depth;
@@ -124,8 +126,15 @@ static int make(loader *l, int64_t at, uint8_t *scratch, char *why) {
     return status;
   sha256_hex(f->digest, hex);
   hex[16] = 0; /* the image id */
-  loader_augmented(px, scratch, imageset_size(l->set), c, &l->augment, l->seed, l->epoch, hex);
-  return IMAGE_OK;
+  if (!l->n_steps) {
+    loader_augmented(px, scratch, imageset_size(l->set), c, &l->augment, l->seed, l->epoch, hex);
+    return IMAGE_OK;
+  }
+  augment_key key = { l->seed, l->epoch, hex };
+  status = augment_apply(px, scratch, imageset_size(l->set), c, l->steps, l->n_steps, &key, false, NULL);
+  if (status)
+    memcpy(why, "out of memory", sizeof "out of memory");
+  return status;
 }
 
 static void *work(void *ud) {
@@ -160,8 +169,13 @@ static int64_t batch_size(const loader *l, int64_t b) {
   return l->n - b * l->batch < l->batch ? l->n - b * l->batch : l->batch;
 }
 
-static bool make_room(loader *l, const int64_t *order, int threads) {
+static bool make_room(loader *l, const int64_t *order, int threads, const augment_step *steps) {
   size_t bytes = picture_bytes(l);
+  l->steps = l->n_steps ? mx_malloc((size_t)l->n_steps * sizeof *steps) : NULL;
+  if (l->n_steps && !l->steps)
+    return false;
+  if (l->n_steps)
+    memcpy(l->steps, steps, (size_t)l->n_steps * sizeof *steps);
   l->order = mx_malloc((size_t)l->n * sizeof *l->order);
   l->slots = mx_calloc((size_t)l->depth, sizeof *l->slots);
   l->scratch = l->augmented ? mx_malloc(bytes * (size_t)threads) : NULL;
@@ -188,14 +202,15 @@ loader *loader_start(imageset *set, const int64_t *order, int64_t n, const loade
   l->depth = o->depth < l->batches ? o->depth : l->batches ? (int)l->batches : 1;
   l->failed_at = l->n;
   l->seed = o->seed, l->epoch = o->epoch;
-  l->augmented = o->augment != NULL;
+  l->n_steps = o->n_steps;
+  l->augmented = o->augment != NULL || o->n_steps > 0;
   if (o->augment)
     l->augment = *o->augment;
   imageset_hold(set);
   pthread_mutex_init(&l->lock, NULL);
   pthread_cond_init(&l->room, NULL);
   pthread_cond_init(&l->ready, NULL);
-  if (!make_room(l, order, o->threads)) {
+  if (!make_room(l, order, o->threads, o->steps)) {
     loader_free(l);
     return NULL;
   }
@@ -278,5 +293,6 @@ void loader_free(loader *l) {
   mx_free(l->slots);
   mx_free(l->order);
   mx_free(l->scratch);
+  mx_free(l->steps);
   mx_free(l);
 }

@@ -5,6 +5,7 @@
 #ifndef MEDXAI_LOADER_H
 #define MEDXAI_LOADER_H
 
+#include "augment.h"
 #include "imageset.h"
 
 /* Random augmentation of a prepared image, drawn anew for each epoch. All 0: none. */
@@ -23,6 +24,8 @@ typedef struct loader_options {
   int threads, depth;    /* at least 1 each */
   uint64_t seed, epoch;  /* key the augmentation */
   const loader_augment *augment; /* copied; NULL: none */
+  const augment_step *steps;     /* copied; used in place of `augment` where there are any */
+  int n_steps;
 } loader_options;
 
 typedef struct loader loader;

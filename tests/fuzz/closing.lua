@@ -392,6 +392,15 @@ case("set.facts set.batch set.pixels set.mask set.table set.draws", function() r
   return v.s:facts(2), v.s:batch { 1, 3 }, v.s:batch({ 2 }, true), v.s:pixels(1), v.s:mask(1, "lungs"), v.s:table(),
     v.s:draws({ 1, 2 }, { seed = 3, epoch = 1, augment = { shift = 0.1 } })
 end)
+case("set.moved loader.augmented", function()
+  local s = set()
+  return { s = s, m = s:mask(1, "lungs") }
+end, function(v)
+  local list = { { name = "random_rotation", degrees = { 30, 30 } },
+    { name = "gaussian_blur", kernel_size = { 3, 3 } } }
+  return v.s:moved(1, v.m, list, 3, 1), v.s:moved(1, v.m, { flip = 1 }, 3, 1),
+    core.loader.augmented(("a"):rep(64), 8, 1, list, 3, 1, "image")
+end)
 case("set.near", function()
   return { s = set() } end, function(v) return v.s:near({ 1, 2, 3 }, { 1, 2, 3 }, 64, -1, 10)
 end)

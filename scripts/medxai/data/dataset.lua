@@ -5,7 +5,7 @@
 -- with paths below `root`. It refuses the same patient in two splits, classes without training images, and masks that
 -- are missing. The options that every reader takes are those of base.spec below.
 local check = require "medxai.base.check"
-local Options = require "medxai.base.options"
+local augment = require "medxai.data.augment"
 local current_seed = require "medxai.run.current_seed"
 local dicom = require "medxai.data.dicom"
 local findings = require "medxai.data.findings"
@@ -18,17 +18,6 @@ local base = {}
 base.mask_resizes = { "nearest", "bilinear" }
 base.inputs = { "whole", "lungs", "lungs_raw", "lungs_hull", "outside", "box", "border", "shape" }
 base.split_names = { "train", "val", "test", "small_test" }
-
-local augment_default = { flip = 0, rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1 }
-
-local augment_spec = {
-  flip = { "number", default = 0, min = 0, max = 1, doc = "probability of a mirrored image" },
-  rotate_deg = { "number", default = 0, min = 0, max = 180, unit = "degrees", doc = "largest rotation, either way" },
-  shift = { "number", default = 0, min = 0, max = 1, doc = "largest shift, a share of the side" },
-  scale = { "number", default = 0, min = 0, max = 1, doc = "largest change of size, below 1" },
-  brightness = { "number", default = 0, min = 0, max = 1, doc = "largest change of the brightness" },
-  contrast = { "number", default = 0, min = 0, max = 1, doc = "largest change of the contrast" },
-}
 
 local input_meanings = {
   whole = "the whole image",
@@ -58,10 +47,10 @@ function base.spec(own)
     batch_size = { instead = "run:fit, run:evaluate and split:loader take it, as batch." },
     mean = { "table", of = "number", doc = "of red, green and blue, subtracted; default: pixels stay in [0, 1]" },
     std = { "table", of = "number", doc = "of red, green and blue, divided by; goes with mean" },
-    augment = { "boolean|table", field = true, default = false, fields = augment_spec,
-      doc = "random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift "
-      .. "= 0.04, "
-        .. "scale = 0.05, brightness = 0.1, contrast = 0.1" },
+    augment = { "boolean|table", field = true, default = false, fields = augment.short,
+      doc = "random changes of the training images, drawn per seed, epoch and image: a list of torchvision's "
+        .. "transforms, { { \"random_rotation\", degrees = 10 }, ... } (docs/data.md), or these numbers; true: "
+        .. "rotate_deg = 5, shift = 0.04, scale = 0.05, brightness = 0.1, contrast = 0.1" },
     cache_mb = { "number", min = 0, unit = "MB",
       doc = "memory for prepared images; default: a quarter of the free memory, at most 4096" },
     mask_resize = { one_of = base.mask_resizes,
@@ -205,16 +194,6 @@ local function check_scaling(what, options)
   end
 end
 
-local function augment_of(what, value)
-  if value == false then return nil end
-  if value == true then return augment_default end
-  local a = Options.check(what .. ": augment", value, augment_spec)
-  if a.scale >= 1 then
-    check.fail(what .. ": augment", "option 'scale' is too large (expected less than 1, got %s).", a.scale)
-  end
-  return a
-end
-
 --- Makes the dataset from what a reader found.
 --- found = { name =, root =, classes =, items =, masks = { kinds }, options = checked options, notes =, drawn =,
 --- empty_ok =, config = own fields }
@@ -232,7 +211,8 @@ function base.make(found)
   data.mask = data.input == "whole" and "none" or data.input -- bindings/imageset.c's word, and that of keys
   if not found.findings then o.uncertain, o.missing = nil, nil end -- they say nothing of classes
   data.mean, data.std, data.white_16bit, data.mask_resize, data.options = o.mean, o.std, o.white_16bit, o.mask_resize, o
-  data.augment = augment_of(found.name, o.augment)
+  data.augment = augment.of(found.name, o.augment, o.size_px)
+  if type(o.augment) == "table" and #o.augment > 0 then o.augment = data.augment end -- as model.json holds it
   data.cache_bytes = o.cache_mb and math.floor(o.cache_mb * (1 << 20)) or default_cache()
 
   local items, view_note = found.items

@@ -2,6 +2,7 @@
 -- by the device itself, to the bits of the loader. It refuses nothing: where the images do not fit, the loader makes
 -- the batches.
 local core = require "medxai.core"
+local splits = require "medxai.data.split"
 local torch = require "medxai.torch"
 
 local on_device = {}
@@ -150,8 +151,10 @@ function Source:next()
   self.at = last + 1
   local picked = torch.tensor(rows, { dtype = "int64" }):to { device = owner.device }
   local bytes = owner.bytes:index_select(0, picked)
-  if o.augment and owner.split.data.augment then bytes = augmented(owner, bytes, places, o.seed, o.epoch) end
-  return { x = scaled(owner, bytes, o.channels_last), y = owner.targets:index_select(0, picked), index = places }
+  local changes = o.augment and owner.split.data.augment
+  if changes then bytes = augmented(owner, bytes, places, o.seed, o.epoch) end
+  return splits.batch(owner.split, scaled(owner, bytes, o.channels_last), owner.targets:index_select(0, picked), places,
+    changes and { augment = changes, seed = o.seed, epoch = o.epoch } or nil)
 end
 
 function Source.close() end

@@ -53,7 +53,9 @@ local function own_reader(name)
     end
     for key, value in pairs(made) do all[key] = value end
     local data = from.make(all, name)
-    data.options = options or {}
+    data.options = {}
+    for key, value in pairs(options or {}) do data.options[key] = value end
+    if data.options.augment then data.options.augment = data.augment end -- written out in full
     return data
   end }
 end

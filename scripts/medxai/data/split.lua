@@ -1,6 +1,7 @@
 -- One split of a data set: its items, batches, masks, and loaders that make batches ahead of their use.
 local check = require "medxai.base.check"
 local Options = require "medxai.base.options"
+local augment = require "medxai.data.augment"
 local current_seed = require "medxai.run.current_seed"
 local findings = require "medxai.data.findings"
 local files = require "medxai.base.files"
@@ -113,13 +114,38 @@ local function native_indices(split, places, what)
   return indices
 end
 
-local function to_batch(split, x, y, places, channels_last)
+-- A batch: x, y, index; mask(k, kind).
+local Batch = {}
+Batch.__index = Batch
+
+--- The mask of the batch's image k as Split:mask gives it, moved as augmentation moved the image. nil where there is
+--- none.
+---@param k integer place in the batch, from 1
+---@param kind string "lungs" ...
+function Batch:mask(k, kind)
+  local split, moved = rawget(self, "split"), rawget(self, "moved")
+  local scope <close> = require("medxai.core").memory.scope()
+  local mask = split:mask(self.index[k], kind)
+  if not mask then return nil end
+  if moved then
+    local index = split.items[self.index[k]].index
+    mask = split.data:native():moved(index, mask, moved.augment, moved.seed, moved.epoch)
+  end
+  return scope:keep(mask)
+end
+
+--- A batch of these images; moved: { augment =, seed =, epoch = } where they are augmented.
+function splits.batch(split, x, y, places, moved)
+  return setmetatable({ x = x, y = y, index = places, split = split, moved = moved }, Batch)
+end
+
+local function to_batch(split, x, y, places, channels_last, moved)
   if split.data.findings then
     y:close()
     y = split:targets(places)
   end
   if channels_last then x = x:permute(0, 3, 1, 2) end
-  return { x = x, y = y, index = places }
+  return splits.batch(split, x, y, places, moved)
 end
 
 --- Images of a list of numbers, as the network takes them: x (N, 3, H, W) float32, y (N) int64, index as given. Not
@@ -298,7 +324,7 @@ function loader_methods:next()
   if not x then return nil end
   local places = {}
   for k = 1, x:size(0) do places[k] = self.places[start + k - 1] end
-  return to_batch(self.split, x, y, places, self.channels_last)
+  return to_batch(self.split, x, y, places, self.channels_last, self.moved)
 end
 
 --- `for batch in loader:iter() do`; leaving the loop early closes the loader.
@@ -350,13 +376,15 @@ function Split:loader(options)
     places = {}
     for i = 1, self.n do places[i] = i end
   end
+  local changes = o.augment and augment.native(self.data.augment) or nil
   local native = self.data:native():loader {
     order = native_indices(self, places, "loader"), batch = o.batch, drop_last = o.drop_last,
     threads = o.threads or default_threads(), depth = o.depth, seed = seed, epoch = o.epoch,
-    augment = o.augment and self.data.augment or nil, channels_last = o.channels_last, bytes = o.bytes,
+    augment = changes, channels_last = o.channels_last, bytes = o.bytes,
   }
   return setmetatable({ split = self, native = native, places = places, batches = native:batches(),
-    channels_last = o.channels_last and not o.bytes }, Loader)
+    channels_last = o.channels_last and not o.bytes,
+    moved = changes and { augment = changes, seed = seed, epoch = o.epoch } }, Loader)
 end
 
 return splits

@@ -185,9 +185,13 @@ end
 -- What an own loss sees of a batch beside logits and labels.
 local function seen(trainer, split, batch, training)
   local images = batch.x -- none where the outputs of the frozen part are cached
+  local function mask(_, k, kind) -- moved as augmentation moved the image
+    if batch.mask then return batch:mask(k, kind) end
+    return split:mask(batch.index[k], kind)
+  end
   return setmetatable({ index = { table.unpack(batch.index) }, split = split, epoch = trainer.epoch,
-    training = training }, { __index = function(self, key)
-      check.known("loss", "field of a batch", key, { "epoch", "index", "split", "training", "x" })
+    training = training, mask = mask }, { __index = function(self, key)
+      check.known("loss", "field of a batch", key, { "epoch", "index", "mask", "split", "training", "x" })
       local as_loaded = { channels_last = trainer.model.layout == "channels_last" } -- the order of sums, so last bits
       self.x = (images or split:batch(batch.index, as_loaded).x):to { device = trainer.model.device }
       return self.x

@@ -189,7 +189,8 @@ end
 --- third of what is free). The numbers are the same.
 function Trainer:stay_on_device()
   self.late = require("medxai.train.late_loss").new(self)
-  local images = require "medxai.data.on_device"
+  local images, changes = require "medxai.data.on_device", self.data.augment
+  if changes and #changes > 0 then return end -- a list of transforms is drawn by the loader alone
   local _, most = images.bytes(self.data.train)
   if self.prefix or self.model.device ~= "cpu" and most > require("medxai.core").device.free_bytes() / 3 then return end
   self.images = images.open(self.data.train, self.model.device, self.alive)

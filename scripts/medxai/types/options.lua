@@ -256,8 +256,9 @@
 ---@field shift? number largest shift, a share of the side (default 0)
 
 ---@class medxai.ChexpertOptions
---- random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale =
---- 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+--- random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { {
+--- "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale
+--- = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
 ---@field augment? boolean|medxai.AugmentOptions
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
 ---@field findings? string[] those to be learned, by the data's own names; default: all
@@ -299,8 +300,9 @@
 ---@field val? number share of the patients (default 0.1)
 
 ---@class medxai.Covid19RadiographyOptions
---- random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale =
---- 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+--- random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { {
+--- "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale
+--- = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
 ---@field augment? boolean|medxai.AugmentOptions
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
 --- what the network sees of an image; all but whole need a lung mask (default "whole", --input)
@@ -330,8 +332,9 @@
 ---@field window? string|integer|{ center: number, width: number }
 
 ---@class medxai.CovidQuExOptions
---- random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale =
---- 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+--- random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { {
+--- "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale
+--- = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
 ---@field augment? boolean|medxai.AugmentOptions
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
 --- what the network sees of an image; all but whole need a lung mask (default "whole", --input)
@@ -363,8 +366,9 @@
 
 ---@class medxai.FilesOptions
 ---@field paths string|string[] one image file, or a list (required, --data)
---- random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale =
---- 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+--- random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { {
+--- "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale
+--- = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
 ---@field augment? boolean|medxai.AugmentOptions
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
 ---@field classes? string[] names in the order of labels
@@ -393,8 +397,9 @@
 ---@field window? string|integer|{ center: number, width: number }
 
 ---@class medxai.FoldersOptions
---- random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale =
---- 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+--- random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { {
+--- "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale
+--- = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
 ---@field augment? boolean|medxai.AugmentOptions
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
 --- names of the class folders in the order of labels; default: COVID-19, Non-COVID, Normal, else by name
@@ -428,8 +433,9 @@
 --- { path =, label = }, and where known split, patient, source, view, mask (of the lungs), infection, lesion, white
 --- (required)
 ---@field items medxai.Item[]
---- random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale =
---- 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+--- random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { {
+--- "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale
+--- = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
 ---@field augment? boolean|medxai.AugmentOptions
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
 ---@field classes? string[] names in the order of labels
@@ -468,8 +474,9 @@
 
 ---@class medxai.ManifestOptions
 ---@field csv string the table, or a folder that holds manifest.csv (required, --data)
---- random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale =
---- 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+--- random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { {
+--- "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale
+--- = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
 ---@field augment? boolean|medxai.AugmentOptions
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
 ---@field classes? string[] names in the order of labels; default: by name
@@ -505,8 +512,9 @@
 ---@field window? string|integer|{ center: number, width: number }
 
 ---@class medxai.MaskedFoldersOptions
---- random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale =
---- 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+--- random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { {
+--- "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale
+--- = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
 ---@field augment? boolean|medxai.AugmentOptions
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
 --- names of the class folders in the order of labels; default: COVID-19, Non-COVID, Normal, else by name
@@ -536,8 +544,9 @@
 ---@field window? string|integer|{ center: number, width: number }
 
 ---@class medxai.MimicCxrJpgOptions
---- random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale =
---- 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+--- random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { {
+--- "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale
+--- = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
 ---@field augment? boolean|medxai.AugmentOptions
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
 ---@field findings? string[] those to be learned, by the data's own names; default: all
@@ -572,8 +581,9 @@
 ---@field window? string|integer|{ center: number, width: number }
 
 ---@class medxai.NihChestxray14Options
---- random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale =
---- 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+--- random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { {
+--- "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale
+--- = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
 ---@field augment? boolean|medxai.AugmentOptions
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
 ---@field findings? string[] those to be learned, by the data's own names; default: all
@@ -612,8 +622,9 @@
 ---@class medxai.PadchestOptions
 --- those to be learned, of the 174 that the data have: { "pleural effusion", "cardiomegaly" } (required)
 ---@field findings string[]
---- random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale =
---- 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+--- random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { {
+--- "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale
+--- = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
 ---@field augment? boolean|medxai.AugmentOptions
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
 --- what the network sees of an image; all but whole need a lung mask (default "whole", --input)
@@ -654,8 +665,9 @@
 ---@field tells? boolean true: each class has its own letter; false: any letter (default true)
 
 ---@class medxai.PhantomOptions
---- random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale =
---- 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+--- random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { {
+--- "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale
+--- = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
 ---@field augment? boolean|medxai.AugmentOptions
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
 ---@field contrast? number of the lesions; 0: invisible (default 1)
@@ -676,8 +688,9 @@
 ---@field std? number[] of red, green and blue, divided by; goes with mean
 
 ---@class medxai.RsnaPneumoniaOptions
---- random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale =
---- 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+--- random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { {
+--- "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale
+--- = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
 ---@field augment? boolean|medxai.AugmentOptions
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
 --- what the network sees of an image; all but whole need a lung mask (default "whole", --input)
@@ -708,8 +721,9 @@
 
 ---@class medxai.VindrCxrOptions
 ---@field agree? integer of three, who must say that a training image has a finding (default 2 radiologists)
---- random changes of the training images, drawn per seed, epoch and image; true: rotate_deg = 5, shift = 0.04, scale =
---- 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
+--- random changes of the training images, drawn per seed, epoch and image: a list of torchvision's transforms, { {
+--- "random_rotation", degrees = 10 }, ... } (docs/data.md), or these numbers; true: rotate_deg = 5, shift = 0.04, scale
+--- = 0.05, brightness = 0.1, contrast = 0.1 (default false, --augment)
 ---@field augment? boolean|medxai.AugmentOptions
 ---@field cache_mb? number memory for prepared images; default: a quarter of the free memory, at most 4096 (in MB)
 ---@field findings? string[] those to be learned, by the data's own names; default: all
