@@ -91,7 +91,7 @@ static void use_command(host_options *o) {
   static char path[4096];
   if (o->file[0] == 'm' || o->file[0] == 'd') {
     memmove(o->args + 1, o->args, (size_t)o->nargs * sizeof *o->args); /* has room for every word and one more */
-    o->args[0] = o->file;
+    o->args[0] = (char *)o->file; /* nobody writes to it */
     o->nargs++;
     o->file = "names";
   }
