@@ -22,8 +22,11 @@ local function trace(message) -- a reason to skip is no text
   return type(message) == "string" and debug.traceback(message, 2) or message
 end
 
+-- Every file begins without a run, whichever ones ran before it in this process.
 local function run_file(path, name)
   t.file = name
+  local current_seed = package.loaded["medxai.run.current_seed"]
+  if current_seed then current_seed.set(nil) end
   local chunk, message = loadfile(path)
   local ok = chunk ~= nil
   if chunk then ok, message = xpcall(chunk, trace, t) end

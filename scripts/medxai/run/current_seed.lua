@@ -9,8 +9,8 @@ local of_run
 ---@return integer|nil
 function current_seed.get() return of_run or (host.options or {}).seed end
 
---- A run begins: from here on its seed is taken.
----@param seed integer
+--- A run begins: from here on its seed is taken. nil: no run has begun.
+---@param seed integer|nil
 function current_seed.set(seed) of_run = seed end
 
 --- Calls f with another seed in its place (a cell of a search has its own).
