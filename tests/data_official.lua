@@ -56,6 +56,13 @@ local function positives(data, split)
   return out
 end
 
+-- The note about images that tables name and that are not there.
+local function absent_note(data)
+  for _, note in ipairs(data.notes) do
+    if note:find "are not there" then return note end
+  end
+end
+
 -- ---- NIH -----------------------------------------------------------------------------------------------------------
 local function nih(n)
   local rows = { "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
@@ -100,6 +107,10 @@ t.test("NIH ChestX-ray14: the authors' lists, validation by patient, views, boxe
   t.equal({ data.test:cropped_share(1, "Infiltration") }, { 0.0, 16 * 8 })
   t.fails_like(function() xai.dataset.nih_chestxray14(with(root, { findings = { "Efusion" } })) end,
     "unknown finding 'Efusion'. Did you mean 'Effusion'?")
+  t.equal(absent_note(data), nil)
+  os.execute("rm " .. t.quote(root) .. "/images_*/images/" .. test[1])
+  t.equal(absent_note(xai.dataset.nih_chestxray14(with(root))),
+    "1 of the tables' 24 images are not there, and are left out; the first is '" .. test[1] .. "'")
   files.remove(root .. "/test_list.txt")
   t.fails_like(function() xai.dataset.nih_chestxray14(with(root)) end, "no list 'test_list.txt' in")
 end)
@@ -174,6 +185,7 @@ t.test("PadChest: lists of labels, physicians' alone, patients drawn", function(
   local asked = { "pleural effusion", "cardiomegaly" }
   local data = xai.dataset.padchest(with(root, { findings = asked, split = { train = 0.5, val = 0, test = 0.5 } }))
   t.equal({ data.train.n + data.test.n, patients_of(data) }, { 22, 11 })
+  t.equal(absent_note(data), "1 of the tables' 23 images are not there, and are left out; the first is '24.png'")
   local item = data.train.items[1]
   t.equal(item.findings, item.view == "PA" and { 1, 1 } or { 0, 0 })
   local physicians = xai.dataset.padchest(with(root, { findings = asked, labels_by = "Physician" }))
@@ -242,6 +254,9 @@ t.test("RSNA Pneumonia: DICOM files, three classes, several boxes per image", fu
   t.equal({ mask:sum():item(), mask:narrow(0, 4, 8):narrow(1, 4, 8):sum():item() }, { 64, 64 })
   t.equal(data.train:mask(1, "lesion"), nil)
   t.ok(data.train:batch({ 1, 2 }).x:size(0) == 2)
+  files.remove(root .. "/stage_2_train_images/0004cfab-02.dcm")
+  t.equal(absent_note(xai.dataset.rsna_pneumonia(with(root))),
+    "1 of the tables' 18 images are not there, and are left out; the first is '0004cfab-02'")
 end)
 
 t.test("VinDr-CXR: what two of three radiologists say, the authors' splits, boxes in the file's pixels", function()
@@ -275,4 +290,7 @@ t.test("VinDr-CXR: what two of three radiologists say, the authors' splits, boxe
   t.equal(positives(xai.dataset.vindr_cxr(with(root, { findings = asked, val = 0, agree = 3 })), "train")[2], "0 0")
   t.equal(data.test:mask(1, "Aortic enlargement"):narrow(0, 8, 8):narrow(1, 4, 8):sum():item(), 64)
   t.equal(data.test:mask(1, "lesion"):sum():item(), 64)
+  files.remove(root .. "/train/03.dicom")
+  t.equal(absent_note(xai.dataset.vindr_cxr(with(root, { findings = asked }))),
+    "1 of the tables' 13 images are not there, and are left out; the first is '03'")
 end)

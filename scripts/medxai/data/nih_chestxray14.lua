@@ -57,7 +57,7 @@ local function read(options)
   local rows, name = official.table(what, root, { "Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv" },
     { "Image Index", "Finding Labels", "Patient ID", "View Position" })
   local train, test = official.list(what, root, "train_val_list.txt"), official.list(what, root, "test_list.txt")
-  local paths, boxes, items = find_images(root), read_boxes(root), {}
+  local paths, boxes, items, absent = find_images(root), read_boxes(root), {}, {}
   for _, row in ipairs(rows) do
     local image = row["image index"]
     local split = train[image] and "train" or test[image] and "test"
@@ -65,10 +65,12 @@ local function read(options)
       items[#items + 1] = { path = paths[image], split = split, patient = row["patient id"],
         view = row["view position"], boxes = boxes[image],
         findings = findings.of_map(findings_of(row["finding labels"], names), names, name .. ":" .. row.line) }
+    elseif split then
+      absent[#absent + 1] = image
     end
   end
   local drawn = official.draw_val(items, o.val)
-  return official.make { name = what, root = root, classes = names, items = items, findings = true,
+  return official.make { name = what, root = root, classes = names, items = items, absent = absent, findings = true,
     masks = { "lesion", table.unpack(all) }, options = o, config = { split = drawn } }
 end
 

@@ -110,13 +110,19 @@ function official.draw_splits(what, items, shares)
   return { seed = seed, train = s.train / sum, val = s.val / sum, test = s.test / sum }
 end
 
---- The data set of a reader: without the images that skip lists name.
----@param found table as dataset.make takes it, with root and items
+--- The data set of a reader: without the images that skip lists name. A note counts the images of the tables that are
+--- not below root.
+---@param found table as dataset.make takes it, with root and items; absent: names of images that are not there
 function official.make(found)
   local kept, notes = listing.without_skipped(found.items, listing.skips({ found.root }, found.options.skip),
     function(item) return { item.path } end)
   if #kept == 0 then
     check.fail(found.name, "none of its tables' images is in '%s' (%s).", found.root, listing.there(found.root))
+  end
+  local absent = found.absent or {}
+  if #absent > 0 then
+    notes[#notes + 1] = ("%d of the tables' %d images are not there, and are left out; the first is '%s'")
+      :format(#absent, #found.items + #absent, absent[1])
   end
   found.items, found.notes = kept, notes
   return base.make(found)

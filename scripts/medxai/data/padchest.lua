@@ -1,6 +1,6 @@
 -- PadChest (Bustos et al. 2020): PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv, images as <ImageDir>/<ImageID>
 -- or in one folder images/. Labels are lists such as ['pleural effusion', 'cardiomegaly']. The authors gave no split:
--- patients are drawn. Rows without labels, and those whose image is not there, are left out.
+-- patients are drawn. Rows without labels, and those whose image is not there, are left out; the latter are counted.
 local check = require "medxai.base.check"
 local findings = require "medxai.data.findings"
 local listing = require "medxai.data.listing"
@@ -51,22 +51,24 @@ local function read(options)
   local root, names = listing.root(what, o.root), listing.check_classes(what, o.findings)
   local rows, name = official.table(what, root, { "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv" },
     { "ImageID", "ImageDir", "PatientID", "Projection", "Labels", "MethodLabel" })
-  local find, items, all_seen = finder(root), {}, {}
+  local find, items, absent, all_seen = finder(root), {}, {}, {}
   for _, row in ipairs(rows) do
-    local path = row.labels ~= "" and (o.labels_by == "all" or row.methodlabel == o.labels_by)
-      and find(row.imagedir, row.imageid)
+    local asked = row.labels ~= "" and (o.labels_by == "all" or row.methodlabel == o.labels_by)
+    local path = asked and find(row.imagedir, row.imageid)
     if path then
       local has, map = labels_of(row.labels), {}
       for label in pairs(has) do all_seen[label] = true end
       for _, finding in ipairs(names) do map[finding] = has[finding:lower()] and 1 or 0 end
       items[#items + 1] = { path = path, patient = row.patientid, view = row.projection,
         findings = findings.of_map(map, names, name .. ":" .. row.line) }
+    elseif asked then
+      absent[#absent + 1] = row.imageid
     end
   end
   if #items > 0 then check_seen(names, all_seen) end
   local drawn = official.draw_splits(what, items, o.split)
-  return official.make { name = what, root = root, classes = { table.unpack(names) }, items = items, findings = true,
-    options = o, config = { split = drawn, labels_by = o.labels_by } }
+  return official.make { name = what, root = root, classes = { table.unpack(names) }, items = items, absent = absent,
+    findings = true, options = o, config = { split = drawn, labels_by = o.labels_by } }
 end
 
 return {

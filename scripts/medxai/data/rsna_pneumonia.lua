@@ -33,7 +33,7 @@ local function read(options)
     { "patientId", "x", "y", "width", "height", "Target" })
   local rows, name = official.table(what, root, { "stage_2_detailed_class_info.csv" }, { "patientId", "class" })
   for k, class in ipairs(classes) do label[class] = k - 1 end
-  local boxes, there, items, seen = read_boxes(labels, labels_name), {}, {}, {}
+  local boxes, there, items, absent, seen = read_boxes(labels, labels_name), {}, {}, {}, {}
   for _, file in ipairs(listing.names(root .. "/stage_2_train_images")) do there[file] = true end
   for _, row in ipairs(rows) do -- one row for each box: an image is told several times
     local id = row.patientid
@@ -41,15 +41,17 @@ local function read(options)
       check.fail(what, "%s:%d: unknown class '%s' (expected %s).", name, row.line, row.class,
         table.concat(classes, ", "))
     end
-    if not seen[id] and there[id .. ".dcm"] then
-      seen[id] = true
+    if not seen[id] and not there[id .. ".dcm"] then
+      absent[#absent + 1] = id
+    elseif not seen[id] then
       items[#items + 1] = { path = "stage_2_train_images/" .. id .. ".dcm", label = label[row.class], patient = id,
         boxes = boxes[id] }
     end
+    seen[id] = true
   end
   local drawn = official.draw_splits(what, items, o.split)
   return official.make { name = what, root = root, classes = { table.unpack(classes) }, items = items,
-    masks = { "lesion" }, options = o, config = { split = drawn } }
+    absent = absent, masks = { "lesion" }, options = o, config = { split = drawn } }
 end
 
 return {

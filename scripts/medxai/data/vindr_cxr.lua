@@ -56,7 +56,7 @@ local function read_boxes(rows, name)
   return boxes
 end
 
-local function read_split(items, root, split, names, least)
+local function read_split(items, absent, root, split, names, least)
   local rows, name = official.table(what, root, { ("annotations/image_labels_%s.csv"):format(split) }, { "image_id" })
   local box_rows, box_name = official.table(what, root, { ("annotations/annotations_%s.csv"):format(split) },
     { "image_id", "class_name", "x_min", "y_min", "x_max", "y_max" })
@@ -69,6 +69,8 @@ local function read_split(items, root, split, names, least)
     if there[id] then
       items[#items + 1] = { path = split .. "/" .. there[id], split = split, patient = id, boxes = boxes[id],
         findings = findings.of_map(map, names, name) }
+    else
+      absent[#absent + 1] = id
     end
   end
 end
@@ -76,10 +78,11 @@ end
 local function read(options)
   local o = Options.check(what, options, spec)
   local root, names, items = listing.root(what, o.root), official.names(what, o.findings, all), {}
-  read_split(items, root, "train", names, o.agree)
+  local absent = {}
+  read_split(items, absent, root, "train", names, o.agree)
   local drawn = official.draw_val(items, o.val)
-  read_split(items, root, "test", names, 1) -- the consensus of five
-  return official.make { name = what, root = root, classes = names, items = items, findings = true,
+  read_split(items, absent, root, "test", names, 1) -- the consensus of five
+  return official.make { name = what, root = root, classes = names, items = items, absent = absent, findings = true,
     masks = { "lesion", table.unpack(all, 1, 22) }, options = o, config = { split = drawn, agree = o.agree } }
 end
 
