@@ -111,9 +111,9 @@ t.test("a method that alone is first everywhere, above swap and baselines, is fo
   local c = words.explanation(compare { row("n1", "layercam", 1, 0.3), row("n1", "gradcam", 2, 0.2),
     row("n2", "layercam", 1, 0.1) })
   t.equal({ c.state, c.estimate, c.chance }, { "found", 0.1, 0 })
-  t.equal(c.sentence, "By ROAD combined (higher is better), on both models, layercam alone is first, above another "
+  t.equal(c.sentence, "By ROAD combined (higher is better), on both models, LayerCAM alone is first, above another "
     .. "patient's map and above each baseline. Of the methods that are first, the least gain over another patient's "
-    .. "map is that of layercam on n2: +0.100 [+0.050, +0.150] (chance 0).")
+    .. "map is that of LayerCAM on n2: +0.100 [+0.050, +0.150] (chance 0).")
   t.equal(c.row, { family = "compare n2 road_combined@1", subject = "layercam on n2", check = "above_swap" })
 end)
 
@@ -130,8 +130,8 @@ t.test("first without support, several first and a failed gate are undecided, ea
     row("n2", "layercam", 1, 0.1), row("n2", "gradcam", 1, 0.05) })
   t.equal(c.state, "undecided")
   t.ok(c.sentence:find("^Undecided: by ROAD combined"), c.sentence)
-  t.ok(c.sentence:find("on n1, layercam is first, but not shown to be above each baseline; on n2, 2 methods may be "
-    .. "first (layercam and gradcam).", 1, true), c.sentence)
+  t.ok(c.sentence:find("on n1, LayerCAM is first, but not shown to be above each baseline; on n2, 2 methods may be "
+    .. "first (LayerCAM and Grad-CAM).", 1, true), c.sentence)
   c = words.explanation(compare({ row("n1", "saliency", 1, 0.3, { gate = "gate failed: weights" }) },
     { runs = { "n1" } }))
   t.equal(c.state, "undecided")

@@ -87,6 +87,16 @@ local function library_name(name)
   return name
 end
 
+--- A method for reading: the title of the library's ("Grad-CAM" of gradcam), any other name as it is.
+---@param name string as tables have it
+---@return string
+function method.title(name)
+  for _, known in ipairs(plugin.names("explain/methods")) do
+    if known == name then return require("medxai.explain.methods." .. name).title or name end
+  end
+  return name
+end
+
 -- A function's name is the researcher's own, and its maps' folder is called after it.
 local function check_folder_name(name)
   if name ~= "" and #name <= 100 and not name:find "^%." and not name:find "[%c/\\]" then return end

@@ -4,6 +4,7 @@
 -- level of chance.
 -- It refuses to decide anything: verdicts come from stats/verdict.lua, by way of the steps' tables.
 local check = require "medxai.base.check"
+local method = require "medxai.explain.registry"
 local metric = require "medxai.score.registry"
 local power = require "medxai.stats.power"
 local units = require "medxai.stats.units"
@@ -242,14 +243,15 @@ local function doubt_of(m)
   if #m.first == 0 then return "nothing is ranked" end
   if #m.first > 1 then
     local names = {}
-    for i, row in ipairs(m.first) do names[i] = row.method end
+    for i, row in ipairs(m.first) do names[i] = method.title(row.method) end
     return ("%d methods may be first (%s)"):format(#m.first, list_text(names))
   end
   local row, lacks = m.first[1], {}
   if row.above_swap ~= "better" then lacks[1] = "above another patient's map" end
   if row.beats_baselines ~= "better" then lacks[#lacks + 1] = "above each baseline" end
-  if (row.gate or ""):find "failed" then return ("%s is first, but has the mark '%s'"):format(row.method, row.gate) end
-  return ("%s is first, but not shown to be %s"):format(row.method, table.concat(lacks, " nor "))
+  local name = method.title(row.method)
+  if (row.gate or ""):find "failed" then return ("%s is first, but has the mark '%s'"):format(name, row.gate) end
+  return ("%s is first, but not shown to be %s"):format(name, table.concat(lacks, " nor "))
 end
 
 -- Clauses of models that say the same, together.
@@ -261,7 +263,8 @@ local function clauses_of(models, total)
   end
   for _, m in ipairs(models) do
     if m.state == "found" then
-      add(("%s alone is first, above another patient's map and above each baseline"):format(m.first[1].method), m.run)
+      add(("%s alone is first, above another patient's map and above each baseline"):format(
+        method.title(m.first[1].method)), m.run)
     elseif m.state == "not_found" then add("no method's map is shown to do better than another patient's map", m.run)
     else add(doubt_of(m), m.run) end
   end
@@ -298,7 +301,7 @@ function words.explanation(facts)
   local gain = row and { estimate = row.gain, low = row.gain_low, high = row.gain_high }
   local number = row and (" Of the methods that %s first, the least gain over another patient's map is that of %s "
     .. "on %s: %s (chance 0)."):format(found > 0 and "are" or "may be",
-    row.method, row.run, estimate_text(gain, "%+.3f")) or ""
+    method.title(row.method), row.run, estimate_text(gain, "%+.3f")) or ""
   local text = ("by %s%s, %s.%s%s"):format(words.measure(c.short), c.direction and (" (%s is better)")
     :format(c.direction) or "", clauses_of(models, #models), number, c.few and " " .. c.few .. "." or "")
   local out = { question = question, state = state, verdict = ranked[state], section = "explanations",
