@@ -1,8 +1,8 @@
 -- The items of two reporting guidelines, in our own words with their numbers, and what a run knows of each: CLAIM
 -- (Checklist for Artificial Intelligence in Medical Imaging, 2024 update: Tejani et al., Radiology: Artificial
 -- Intelligence 2024;6(4):e240300) and TRIPOD+AI (Collins et al., BMJ 2024;385:e078378).
--- Numbers and contents of the items were compared, on 1 December 2026, with lists that had been checked against the
--- published texts: CLAIM's 44 items against PMC11304031, TRIPOD+AI's 27 items in 52 parts against its supplements.
+-- Numbers and contents of the items were compared, on 1 December 2026, with lists that others keep (CLAIM's 44 items,
+-- TRIPOD+AI's 27 in 52 parts) and say to have checked; the papers themselves could not be reached.
 -- It refuses to invent: an item that the run's files do not answer is to be filled in by the authors.
 local check = require "medxai.base.check"
 local html = require "medxai.show.html"
