@@ -2,6 +2,7 @@
 -- that of a baseline image, handed back by differences instead of derivatives (deeplift_rules.lua), summed over the
 -- color channels, signed. Its sum is that difference but for rounding: the completeness gap. captum's DeepLift, which
 -- leaves products of two values (gates) to the derivative.
+local completeness = require "medxai.explain.completeness"
 local deeplift = require "medxai.explain.deeplift_rules"
 local removal = require "medxai.perturb.removal"
 local rules = require "medxai.explain.node_rules"
@@ -12,8 +13,7 @@ return {
   version = 1,
   at = "input",
   sign = "signed",
-  honesty = { { fact = "completeness_gap", of = "score_difference", title = "completeness gap", short = "gap",
-    percent = true } },
+  honesty = { completeness.honesty },
   smoothing = { aug_smooth = true },
   options = {
     removal = { "string", default = "black", lua = "medxai.RemovalName",
@@ -30,9 +30,7 @@ return {
       local made, differences = deeplift.contributions(ctx.model, nodes, names, x, base, targets, count,
         o.compat)
       local map = made:sum({ 1 })
-      local sums, facts = map:to { dtype = "float64" }:sum({ 1, 2 }):tolist(), {}
-      for k, d in ipairs(differences) do facts[k] = { score_difference = d, completeness_gap = sums[k] - d } end
-      return map, facts
+      return map, completeness.facts(map, differences)
     end)
   end,
 }

@@ -2,6 +2,7 @@
 -- images to begin from instead of one black image. Its sum is the target less the mean target of those images: the
 -- completeness gap. captum's DeepLiftShap.
 local background = require "medxai.explain.background"
+local completeness = require "medxai.explain.completeness"
 local deeplift = require "medxai.explain.deeplift_rules"
 local rules = require "medxai.explain.node_rules"
 
@@ -11,8 +12,7 @@ return {
   version = 1,
   at = "input",
   sign = "signed",
-  honesty = { { fact = "completeness_gap", of = "score_difference", title = "completeness gap", short = "gap",
-    percent = true } },
+  honesty = { completeness.honesty },
   smoothing = { aug_smooth = true },
   options = { background = background.options.background, background_count = background.options.background_count,
     compat = deeplift.compat },
@@ -32,10 +32,8 @@ return {
         for k, d in ipairs(more) do differences[k] = (differences[k] or 0) + d / n end
       end
       ctx.used.passes = (ctx.used.passes or 0) + count * (n - 1)
-      local sums, facts = map:to { dtype = "float64" }:sum({ 1, 2 }):tolist(), {}
-      for k, d in ipairs(differences) do
-        facts[k] = { score_difference = d, completeness_gap = sums[k] - d, background = n }
-      end
+      local facts = completeness.facts(map, differences)
+      for _, f in ipairs(facts) do f.background = n end
       return map, facts
     end)
   end,

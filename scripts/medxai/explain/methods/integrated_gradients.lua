@@ -2,19 +2,10 @@
 -- line from a baseline b to the image, by Gauss-Legendre quadrature, summed over the color channels, signed. Its sum is
 -- the change of the target from b to x up to the quadrature's error: the completeness gap, stored with each map and
 -- printed. captum's IntegratedGradients (method "gausslegendre", 50 steps, black baseline).
+local completeness = require "medxai.explain.completeness"
 local legendre = require "medxai.stats.quadrature"
 local removal = require "medxai.perturb.removal"
 local torch = require "medxai.torch"
-
--- What each image's score has more than its baseline's.
-local function differences(ctx, base)
-  local logits = ctx.scorer:logits(ctx.count, function(first, count) return base:narrow(0, first, count) end)
-  local own, list = ctx.logits:cpu(), {}
-  for i = 1, ctx.count do
-    list[i] = -ctx.targets:change_of(i, logits:narrow(0, i - 1, 1), own:narrow(0, i - 1, 1)):item()
-  end
-  return list
-end
 
 return {
   title = "integrated gradients",
@@ -22,8 +13,7 @@ return {
   version = 1,
   at = "input",
   sign = "signed",
-  honesty = { { fact = "completeness_gap", of = "score_difference", title = "completeness gap", short = "gap",
-    percent = true } },
+  honesty = { completeness.honesty },
   smoothing = { aug_smooth = true },
   options = {
     steps = { "integer", default = 50, min = 1, doc = "points of the quadrature (captum's n_steps)" },
@@ -57,10 +47,6 @@ return {
       for j, part in ipairs(parts) do sum:narrow(0, (first + j - 1) // o.steps, 1):add_(part) end
     end)
     local raw = ((x - base) * sum):sum({ 1 })
-    local sums, difference, extras = raw:to { dtype = "float64" }:sum({ 1, 2 }):tolist(), differences(ctx, base), {}
-    for i, d in ipairs(difference) do
-      extras[i] = { facts = { score_difference = d, completeness_gap = sums[i] - d } }
-    end
-    return raw, extras
+    return raw, completeness.extras(raw, completeness.differences(ctx, base))
   end,
 }

@@ -3,6 +3,7 @@
 -- the steps (trapezoids) and the channels. Its sum is the target's change but for the steps: the completeness gap.
 -- compat = captum: as LayerConductance, whose points are those of the Gauss-Legendre quadrature, without the two ends:
 -- what happens before the first and behind the last is missing.
+local completeness = require "medxai.explain.completeness"
 local legendre = require "medxai.stats.quadrature"
 local path = require "medxai.explain.layer_path"
 
@@ -12,8 +13,7 @@ return {
   version = 1,
   at = "layer",
   sign = "signed",
-  honesty = { { fact = "completeness_gap", of = "score_difference", title = "completeness gap", short = "gap",
-    percent = true } },
+  honesty = { completeness.honesty },
   smoothing = { aug_smooth = true },
   options = {
     steps = path.options.steps, removal = path.options.removal,
@@ -21,7 +21,7 @@ return {
   },
   check = function(o) path.check("layer_conductance", o) end,
   map = function(ctx, _, _, o)
-    local points, extras = {}, {}
+    local points = {}
     if o.compat then points = legendre(o.steps + 1)
     else
       for p = 0, o.steps do points[p + 1] = p / o.steps end
@@ -30,12 +30,6 @@ return {
       if not before then return nil end
       return ((o.compat and before.g or (before.g + here.g) / 2) * (here.a - before.a)):sum({ 0 })
     end)
-    local sums = maps:to { dtype = "float64" }:sum({ 1, 2 }):tolist()
-    local logits = ctx.scorer:logits(ctx.count, function(first, count) return base:narrow(0, first, count) end)
-    for i = 1, ctx.count do
-      local d = -ctx.targets:change_of(i, logits:narrow(0, i - 1, 1), ctx.logits:narrow(0, i - 1, 1):cpu()):item()
-      extras[i] = { facts = { score_difference = d, completeness_gap = sums[i] - d } }
-    end
-    return maps, extras
+    return maps, completeness.extras(maps, completeness.differences(ctx, base))
   end,
 }

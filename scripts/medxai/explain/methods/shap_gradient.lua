@@ -7,6 +7,7 @@
 -- than the layer. It refuses a background of another shape.
 local background = require "medxai.explain.background"
 local chunks = require "medxai.tensor.chunks"
+local completeness = require "medxai.explain.completeness"
 local core = require "medxai.core"
 local expected = require "medxai.explain.shap_expected_gradients"
 local Progress = require "medxai.base.progress"
@@ -29,7 +30,7 @@ end
 
 -- The background's mean outputs, what the target's output differs from its own, and by how much the values sum to
 -- something else.
-local function completeness(ctx, x, images, map, classes, target)
+local function completeness_of(ctx, x, images, map, classes, target)
   local logits = ctx.scorer:logits(1 + images:size(0),
     function(first, count) return torch.cat({ x, images }, 0):narrow(0, first, count) end)
   local y = shap.outputs(logits, classes, target.as)
@@ -46,10 +47,9 @@ return {
   sign = "signed",
   one_by_one = true,
   rng = "shap_gradient@1",
-  honesty = { { fact = "completeness_gap", of = "score_difference", title = "completeness gap", short = "gap",
-    percent = true }, { fact = "standard_error", title = "standard error over samples", short = "std. error",
-    percent = true }, { fact = "change_half", title = "moved since half of the samples", short = "since half",
-    percent = true } },
+  honesty = { completeness.honesty,
+    { fact = "standard_error", title = "standard error over samples", short = "std. error", percent = true },
+    { fact = "change_half", title = "moved since half of the samples", short = "since half", percent = true } },
   options = {
     samples = { "integer", default = 200, min = 2, smoke = { divide_by = 50, least = 2 },
       doc = "gradients per image (shap's nsamples)" },
@@ -82,7 +82,7 @@ return {
       standard_error = error_of_mean:sum():item() / means.map:abs():sum():item(),
       change_half = shap.change(map, shap.of_target(means.half, classes, target)) }
     if ctx.layer == "x" then
-      facts.base, facts.score_difference, facts.completeness_gap = completeness(ctx, x, images, map, classes,
+      facts.base, facts.score_difference, facts.completeness_gap = completeness_of(ctx, x, images, map, classes,
         target)
     end
     local arrays = { outputs = means.map }
