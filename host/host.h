@@ -20,7 +20,7 @@ typedef struct host_options {
   const char *file; /* the experiment; "-" is standard input; NULL: none */
   const char *code; /* -e */
   const char *device, *out;
-  bool command;     /* file names one of the program's own commands: scripts/medxai/command/<file>.lua */
+  bool command;     /* file names one of the program's own commands (command_file) */
   bool interactive, trace, profile, smoke, resume, overwrite, quiet, verbose, help, version, has_seed;
   int threads; /* 0: not given */
   int devices, restarts; /* processes that train together; 0: not given */
@@ -34,6 +34,8 @@ bool options_read(host_options *o, int argc, char **argv); /* false: an error wa
 bool options_check_devices(const host_options *o); /* the same */
 void options_free(host_options *o);
 void options_help(void);
+/* The file scripts/medxai/command/<file>.lua of one of the program's own commands; NULL: word is none. */
+const char *command_file(const char *word);
 
 /* ---- paths.c ---- */
 typedef struct host_paths {

@@ -86,16 +86,16 @@ static const char *script_name(const host_options *o) {
   return strcmp(o->file, "-") == 0 ? "stdin" : o->file;
 }
 
-/* One of the program's own commands is a Lua file of the library; models, methods, metrics, datasets are one file. */
+/* One of the program's own commands is a Lua file of the library; a file of several commands is told which. */
 static void use_command(host_options *o) {
   static char path[4096];
-  if (o->file[0] == 'm' || o->file[0] == 'd') {
+  const char *file = command_file(o->file);
+  if (strcmp(file, o->file) != 0) {
     memmove(o->args + 1, o->args, (size_t)o->nargs * sizeof *o->args); /* has room for every word and one more */
     o->args[0] = (char *)o->file; /* nobody writes to it */
     o->nargs++;
-    o->file = "names";
   }
-  snprintf(path, sizeof path, "%s/medxai/command/%s.lua", the_host.paths.scripts, o->file);
+  snprintf(path, sizeof path, "%s/medxai/command/%s.lua", the_host.paths.scripts, file);
   o->file = path;
 }
 

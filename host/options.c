@@ -183,13 +183,20 @@ static const char *stopped_at(char **argv) {
   return optopt > 0 && optopt < O_THREADS ? letter : argv[optind - 1];
 }
 
-/* These are commands, unless a file of that name exists (a folder of that name does not count). */
+const char *command_file(const char *word) {
+  static const char *const commands[][2] = {
+    { "runs", "runs" },     { "slurm", "slurm" },   { "help", "help" },      { "models", "names" },
+    { "methods", "names" }, { "metrics", "names" }, { "datasets", "names" },
+  };
+  for (size_t k = 0; k < sizeof commands / sizeof *commands; k++)
+    if (strcmp(word, commands[k][0]) == 0) return commands[k][1];
+  return NULL;
+}
+
+/* A command's word is one, unless a file of that name exists (a folder of that name does not count). */
 static bool is_command(const char *word) {
   struct stat s;
-  static const char *const commands[] = { "runs", "slurm", "help", "models", "methods", "metrics", "datasets" };
-  for (size_t k = 0; k < sizeof commands / sizeof *commands; k++)
-    if (strcmp(word, commands[k]) == 0) return stat(word, &s) != 0 || S_ISDIR(s.st_mode);
-  return false;
+  return command_file(word) && (stat(word, &s) != 0 || S_ISDIR(s.st_mode));
 }
 
 /* `--help NAME` is `help NAME`, unless NAME is an experiment or a command. */
