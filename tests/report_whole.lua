@@ -60,12 +60,6 @@ t.test("the page begins with the five answers and links to its parts; headings c
   t.ok(not page:find("Smoke run.", 1, true))
 end)
 
-local function chromium()
-  for _, name in ipairs { "chromium", "chromium-browser", "google-chrome" } do
-    if os.execute("command -v " .. name .. " >/dev/null 2>&1") then return name end
-  end
-end
-
 -- Waits for the maps, takes the last image, the last network, one map, and sorts the first long table.
 local clicks = [==[
 <script>
@@ -105,7 +99,7 @@ t.long("seven networks, ten methods, three baselines and 240 images make a page 
     t.ok(#page < 5e6, #page .. " bytes")
     t.equal({ #data.images, data.left_out, #data.networks, #data.methods }, { 240, 0, 7, 13 })
     t.ok(data.map_px >= 16 and data.off < 0.04, ("maps of %d, off by %g"):format(data.map_px, data.off))
-    local browser = chromium()
+    local browser = t.chromium()
     if not browser then t.skip "no Chromium" end
     local path = t.write(dir .. "/clicks.html", (page:gsub("</body>", function() return clicks .. "</body>" end)))
     local pipe <close> = assert(io.popen(("HOME=%s timeout 240 %s --headless --no-sandbox --disable-gpu "

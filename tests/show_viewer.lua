@@ -127,12 +127,6 @@ t.test("a JPEG is close to its picture; a quality out of range is refused", func
     "image.encode: the quality is wrong (expected 1 to 100, got 101).")
 end)
 
-local function chromium()
-  for _, name in ipairs { "chromium", "chromium-browser", "google-chrome" } do
-    if os.execute("command -v " .. name .. " >/dev/null 2>&1") then return name end
-  end
-end
-
 -- Uses the page's own controls and keys, and writes what it finds into the page.
 local clicks = [==[
 <script>
@@ -182,7 +176,7 @@ local clicks = [==[
 
 t.test("in Chromium a script clicks through the viewer of a file: images, methods, networks, scales, "
   .. "keys, tables", function()
-  local browser = chromium()
+  local browser = t.chromium()
   if not browser then t.skip "no Chromium" end
   local scope <close> = core.memory.scope() -- luacheck: ignore
   local rows = html.table({ { "name" }, { "value", numeric = true } },

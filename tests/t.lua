@@ -213,6 +213,13 @@ function t.needs_bfloat16()
   if why then t.skip("no bfloat16: " .. why) end
 end
 
+--- The command of the browser that opens pages here, or nil.
+function t.chromium()
+  for _, name in ipairs { "chromium", "chromium-browser", "google-chrome" } do
+    if os.execute("command -v " .. name .. " >/dev/null 2>&1") then return name end
+  end
+end
+
 --- The file that names this start of the system. Bound to another text in a file system of its own (unshare -m), it
 --- makes a process one of another machine. Skips the test where that is not allowed.
 function t.boot_id()
